@@ -1,0 +1,162 @@
+"""Statistics of a forward pass: hooks on the linear layers add up squared activations, site by site."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from graphprune.calibration.text import read_text, sampled, windows
+from graphprune.core.errors import InputError, ModelError
+from graphprune.core.io import digest
+from graphprune.core.progress import progress
+from graphprune.core.stats import CalibrationStats
+from graphprune.models.architecture import Decoder, Perceptron
+from graphprune.models.data import read_examples
+from graphprune.models.model import Model
+
+
+def calibrate(
+    model: Model,
+    text: str | Path | torch.Tensor,
+    *,
+    n_samples: int = 32,
+    seq_len: int = 512,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+) -> CalibrationStats:
+    """What every channel of a model carries on some text: sums of squares a site (see `CalibrationStats`).
+
+    Args:
+        model: a decoder or a perceptron.
+        text: a text, the path of a UTF-8 file, or token ids (windows, seq_len). For a perceptron, inputs
+            (examples, features), or the path of a safetensors file with `inputs`.
+        n_samples: windows drawn from the text without replacement; of a perceptron's examples all are used.
+        seq_len: tokens a window.
+        seed: of the draw.
+        dtype: of the forward pass; sums are kept in float64.
+        device: of the forward pass.
+
+    Cost: one forward pass without the output embedding.
+
+    Raises:
+        InputError: the text is missing, empty, too short or not UTF-8.
+    """
+    if isinstance(model.architecture, Perceptron):
+        inputs = read_examples(text)["inputs"] if isinstance(text, Path) else text
+        if not isinstance(inputs, torch.Tensor):
+            raise InputError("a perceptron is calibrated on a safetensors file with `inputs`, not on text")
+        options = {"examples": len(inputs), "inputs": digest(inputs.tolist())}
+        squares = _perceptron_squares(model, inputs, dtype=dtype, device=device)
+        return CalibrationStats(squares, len(inputs), model.identity, options)
+    if isinstance(text, torch.Tensor):
+        rows = text
+    else:
+        content = read_text(text) if isinstance(text, Path) else text
+        rows = sampled(windows(model.tokenizer, content, seq_len, needed=n_samples), n_samples, seed)
+    squares = _decoder_squares(model, rows, dtype=dtype, device=device)
+    options = {"tokens": digest(rows.tolist()), "n_samples": len(rows), "seq_len": rows.shape[1], "seed": seed}
+    return CalibrationStats(squares, rows.numel(), model.identity, options)
+
+
+class _Accumulator:
+    """Sums of squares by site."""
+
+    def __init__(self) -> None:
+        self.squares: dict[str, torch.Tensor] = {}
+
+    def add(self, site: str, x: Float[torch.Tensor, "*tokens channels"]) -> None:
+        total = x.detach().float().reshape(-1, x.shape[-1]).square().sum(dim=0).double()
+        self.squares[site] = self.squares[site] + total if site in self.squares else total
+
+    def checked(self) -> dict[str, torch.Tensor]:
+        for site, total in self.squares.items():
+            if not bool(torch.isfinite(total).all()):
+                raise ModelError(f"the model's activations at {site} are NaN or infinite; try --dtype float32")
+        return {site: total.cpu() for site, total in self.squares.items()}
+
+
+@contextmanager
+def hooked(
+    module: nn.Module, before: Mapping[str, Callable[..., None]], after: Mapping[str, Callable[..., None]]
+) -> Iterator[None]:
+    """Calls ``before[name](input)`` and ``after[name](output)`` whenever a sub-module runs."""
+
+    def pre(call: Callable[..., None]) -> Callable[..., None]:
+        return lambda _, args, kwargs: call(args[0] if args else kwargs["hidden_states"])
+
+    def post(call: Callable[..., None]) -> Callable[..., None]:
+        return lambda _, __, output: call(output[0] if isinstance(output, tuple) else output)
+
+    handles = [
+        module.get_submodule(name).register_forward_pre_hook(pre(f), with_kwargs=True) for name, f in before.items()
+    ]
+    handles += [module.get_submodule(name).register_forward_hook(post(f)) for name, f in after.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def sites(decoder: Decoder) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Where a decoder is measured: sites by the module whose input they are, and by the module whose output."""
+    before: dict[str, list[str]] = {"model.norm": [f"resid.{2 * decoder.n_layers}"]}
+    after: dict[str, str] = {}
+    for layer in range(decoder.n_layers):
+        inputs = {"q_proj": ["attn_in"], "o_proj": ["attn"], "gate_proj": ["mlp_in"], "down_proj": ["neuron"]}
+        outputs = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "attn_out",
+                   "gate_proj": "gate", "up_proj": "up", "down_proj": "mlp_out"}  # fmt: skip
+        for name, places in inputs.items():
+            before[decoder.parameter(layer, name)] = [f"{place}.{layer}" for place in places]
+        for name, place in outputs.items():
+            after[decoder.parameter(layer, name)] = f"{place}.{layer}"
+        before[decoder.parameter(layer, decoder.family.attention_norm)] = [f"resid.{2 * layer}"]
+        before[decoder.parameter(layer, decoder.family.mlp_norm)] = [f"resid.{2 * layer + 1}"]
+    return before, after
+
+
+def _decoder_squares(
+    model: Model, rows: torch.Tensor, *, dtype: torch.dtype | None, device: str
+) -> dict[str, torch.Tensor]:
+    network: Any = model.module(dtype=dtype, device=device)
+    sums = _Accumulator()
+    before, after = sites(model.decoder)
+    inputs = {name: _adder(sums, places) for name, places in before.items()}
+    outputs = {name: _adder(sums, [place]) for name, place in after.items()}
+    with torch.inference_mode(), hooked(network, inputs, outputs):
+        for row in progress(rows, "calibrating", unit="window"):
+            network.model(input_ids=row[None].to(device), use_cache=False)
+    return sums.checked()
+
+
+def _adder(sums: _Accumulator, places: list[str]) -> Callable[[torch.Tensor], None]:
+    def add(x: torch.Tensor) -> None:
+        for place in places:
+            sums.add(place, x)
+
+    return add
+
+
+def _perceptron_squares(
+    model: Model, inputs: torch.Tensor, *, dtype: torch.dtype | None, device: str
+) -> dict[str, torch.Tensor]:
+    network: Any = model.module(dtype=dtype, device=device)
+    width = model.shapes["layers.0.weight"][1]
+    if inputs.ndim != 2 or inputs.shape[1] != width:
+        raise InputError(f"the inputs have shape {tuple(inputs.shape)}, the perceptron takes (examples, {width})")
+    sums = _Accumulator()
+    x = inputs.to(device=device, dtype=dtype or torch.float32)
+    last = len(network.layers) - 1
+    with torch.inference_mode():
+        sums.add("input.0", x)
+        for layer, (linear, activation) in enumerate(zip(network.layers, network.activations, strict=True)):
+            raw = linear(x)
+            x = activation(raw)
+            sums.add(f"pre.{layer}", raw)
+            sums.add(f"{'output' if layer == last else 'neuron'}.{layer}", x)
+    return sums.checked()

@@ -1,0 +1,360 @@
+"""The command line: parse, call one step, print. Nothing heavy is imported before the arguments are right."""
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from graphprune.core.errors import GraphpruneError, InputError
+
+LEVELS = ("channel", "unit", "block")
+WEIGHTS = ("magnitude", "activation", "signed")
+SCORERS = ("random", "magnitude", "activation", "wanda", "mlprank", "llmrank", "graphrank")
+METHODS = SCORERS
+ALLOCATIONS = ("uniform", "global")
+CENTRALITIES = ("pagerank",)
+DIRECTIONS = ("forward", "backward", "both")
+GRAPH_FORMATS = ("npz", "graphml", "gexf")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="graphprune",
+        description="Turn a trained network into a weighted graph, rank every part of it, prune, and measure the cost.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for add in (_add_demo, _add_fetch, _add_export, _add_convert, _add_rank, _add_score, _add_prune, _add_evaluate):
+        add(commands)
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], dict[str, Any]], text: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    return parser
+
+
+def _calibration(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("calibration")
+    group.add_argument("--calibration", type=Path, metavar="FILE", help="UTF-8 text (safetensors for a perceptron)")
+    group.add_argument("--n-samples", type=int, default=32, metavar="N", help="windows of text (default 32)")
+    group.add_argument("--seq-len", type=int, default=512, metavar="N", help="tokens a window (default 512)")
+    group.add_argument("--seed", type=int, default=0, help="of the draw of windows (default 0)")
+    _machine(group)
+
+
+def _machine(parser: Any) -> None:
+    parser.add_argument("--device", default="cpu", help="torch device of the forward passes (default cpu)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the forward passes")
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _command(commands, "demo", _demo, "the whole story in one command")
+    parser.add_argument(
+        "--model", default="tiny", metavar="MODEL", help="tiny (default), smollm2-135m, a folder, a hub id"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="RUN", help="run folder (default graphprune-demo-MODEL)")
+    parser.add_argument("--calibration", type=Path, metavar="FILE", help="UTF-8 text (default: the shipped one)")
+    parser.add_argument(
+        "--text", type=Path, metavar="FILE", help="UTF-8 text to evaluate on (default: the shipped one)"
+    )
+    parser.add_argument("--device", default="cpu", help="torch device (default cpu)")
+
+
+def _add_fetch(commands: Any) -> None:
+    parser = _command(commands, "fetch", _fetch, "a named model, ready to load; prints its folder")
+    parser.add_argument("name", metavar="NAME", help="tiny, smollm2-135m, gemma3-270m, a hub id, or a .gguf file")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="where to put it (default: the cache)")
+
+
+def _add_export(commands: Any) -> None:
+    parser = _command(commands, "export", _export, "the model's graph, to RUN/graph")
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="RUN")
+    parser.add_argument("--level", choices=LEVELS, default="channel")
+    parser.add_argument("--weight", choices=WEIGHTS, default="magnitude", help="of an edge (default magnitude)")
+    _calibration(parser)
+
+
+def _add_convert(commands: Any) -> None:
+    parser = _command(commands, "convert", _convert, "the run's graph in another program's format")
+    parser.add_argument("folder", type=Path, metavar="RUN")
+    parser.add_argument("--to", choices=GRAPH_FORMATS, required=True)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--level", choices=LEVELS, help="take a coarser level first")
+    parser.add_argument("--top-k", type=int, metavar="K", help="keep each node's K strongest incoming edges")
+    parser.add_argument("--share", type=float, help="keep the strongest edges that hold this share of the weight")
+    parser.add_argument("--scores", type=Path, metavar="FILE", help="a score or mask file, as node attributes")
+
+
+def _add_rank(commands: Any) -> None:
+    parser = _command(commands, "rank", _rank, "a centrality on the exported graph, to RUN/scores")
+    parser.add_argument("folder", type=Path, metavar="RUN")
+    parser.add_argument("--centrality", choices=CENTRALITIES, default="pagerank")
+    parser.add_argument("--direction", choices=DIRECTIONS, default="forward")
+    parser.add_argument("--alpha", type=float, default=0.85, help="probability of following an edge (default 0.85)")
+    parser.add_argument("--personalization", choices=("uniform", "inputs", "outputs"), default="uniform")
+    parser.add_argument("--dangling", choices=("uniform", "inputs", "outputs"), help="default: as --personalization")
+    parser.add_argument("--unweighted", action="store_true", help="count every edge the same")
+    parser.add_argument("--name", help="of the score file")
+    parser.add_argument("--device", default="cpu")
+
+
+def _add_score(commands: Any) -> None:
+    parser = _command(commands, "score", _score, "how much each unit matters, to RUN/scores")
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--scorer", choices=SCORERS, required=True)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="RUN")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the scorer, e.g. gamma=0.5"
+    )
+    parser.add_argument("--name", help="of the score file (default: the scorer's)")
+    _calibration(parser)
+
+
+def _add_prune(commands: Any) -> None:
+    parser = _command(commands, "prune", _prune, "a mask to RUN/masks and a smaller checkpoint to RUN/models")
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--method", choices=METHODS, required=True)
+    parser.add_argument("--sparsity", type=float, required=True, help="fraction of the prunable parameters to remove")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="RUN")
+    parser.add_argument("--scorer", choices=SCORERS, help="instead of the method's own")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the scorer, e.g. gamma=0.5"
+    )
+    parser.add_argument("--allocation", choices=ALLOCATIONS, help="instead of the method's own")
+    parser.add_argument("--compensation", choices=("none",), default="none")
+    parser.add_argument("--units", choices=("all", "neuron", "head"), default="all", help="what may go (default all)")
+    parser.add_argument(
+        "--head-mode",
+        choices=("group", "balanced"),
+        default="group",
+        help="whole key/value groups, or one head of each",
+    )
+    parser.add_argument("--budget", choices=("parameters", "units"), help="what sparsity counts (default parameters)")
+    parser.add_argument("--floor", type=int, default=1, metavar="N", help="what stays in every layer (default 1)")
+    parser.add_argument("--round-to", type=int, default=1, metavar="N", help="make neuron widths a multiple of N")
+    parser.add_argument("--normalise", choices=("layer", "none"), default="layer", help="of the global allocation")
+    parser.add_argument("--rung", choices=("auto", "uniform", "padded", "masked", "excised"), default="auto")
+    parser.add_argument("--name", help="of mask and checkpoint (default METHOD-SPARSITY)")
+    _calibration(parser)
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = _command(commands, "evaluate", _evaluate, "perplexity (or accuracy) and size")
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument(
+        "--text", type=Path, required=True, metavar="FILE", help="UTF-8 text (safetensors for a perceptron)"
+    )
+    parser.add_argument("--seq-len", type=int, default=512, metavar="N", help="tokens a window (default 512)")
+    parser.add_argument("--max-windows", type=int, metavar="N", help="at most this many, spread evenly over the text")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N")
+    parser.add_argument("-o", "--output", type=Path, metavar="RUN", help="keep the report in this run folder")
+    parser.add_argument("--name", help="of the report")
+    _machine(parser)
+
+
+def _options(pairs: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` pairs; values are read as JSON where they are JSON."""
+    options = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise InputError(f"an option is KEY=VALUE, not {pair!r}")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
+
+
+def _calibrated(args: argparse.Namespace) -> Any:
+    from graphprune.pipeline import Calibration
+
+    _check_device(args.device)
+    sizes = {"n_samples": args.n_samples, "seq_len": args.seq_len, "seed": args.seed}
+    return Calibration(args.calibration, **sizes, dtype=args.dtype, device=args.device)
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"the device {name!r} can't be used: {str(error).splitlines()[0]}") from error
+
+
+def _check_sparsity(sparsity: float) -> None:
+    if not 0 <= sparsity <= 1:
+        raise InputError(f"sparsity is the fraction removed, between 0 and 1, not {sparsity:g}")
+
+
+def _demo(args: argparse.Namespace) -> dict[str, Any]:
+    from graphprune.demo import demo
+
+    _check_device(args.device)
+    return demo(
+        args.model, args.output, calibration=args.calibration, text=args.text, device=args.device, quiet=args.json
+    )
+
+
+def _fetch(args: argparse.Namespace) -> dict[str, Any]:
+    from graphprune.models.fetch import fetch
+
+    return {"folder": str(fetch(args.name, to=args.to))}
+
+
+def _export(args: argparse.Namespace) -> dict[str, Any]:
+    from graphprune.models.load import load_model
+    from graphprune.pipeline import export_step, open_run
+
+    calibration = _calibrated(args)
+    if args.weight == "activation" and args.calibration is None:
+        raise InputError("edge weights by activation need calibration; give --calibration FILE")
+    model = load_model(args.model)
+    return export_step(
+        model, open_run(args.output, model), level=args.level, weight=args.weight, calibration=calibration
+    )
+
+
+def _convert(args: argparse.Namespace) -> dict[str, Any]:
+    from graphprune.conversion import convert
+    from graphprune.core.run import Run
+
+    run = Run.open(args.folder)
+    return convert(
+        run, args.to, args.output, level=args.level, top_k=args.top_k, share=args.share, attributes=args.scores
+    )
+
+
+def _rank(args: argparse.Namespace) -> dict[str, Any]:
+    from graphprune.core.run import Run
+    from graphprune.pipeline import rank_step
+
+    _check_device(args.device)
+    if not 0 <= args.alpha <= 1:
+        raise InputError(f"alpha is a probability, between 0 and 1, not {args.alpha:g}")
+    options = {"alpha": args.alpha, "direction": args.direction, "personalization": args.personalization}
+    options |= {"dangling": args.dangling, "weighted": not args.unweighted}
+    run = Run.open(args.folder)
+    return rank_step(run, centrality=args.centrality, name=args.name, device=args.device, **options)
+
+
+def _score(args: argparse.Namespace) -> dict[str, Any]:
+    from graphprune.models.load import load_model
+    from graphprune.pipeline import open_run, score_step
+
+    calibration, options = _calibrated(args), _options(args.option)
+    model = load_model(args.model)
+    run = open_run(args.output, model)
+    return score_step(model, run, scorer=args.scorer, calibration=calibration, name=args.name, **options)[1]
+
+
+def _prune(args: argparse.Namespace) -> dict[str, Any]:
+    _check_sparsity(args.sparsity)
+    from graphprune.models.load import load_model
+    from graphprune.pipeline import open_run, prune_step
+    from graphprune.pruning import Cut
+
+    calibration, settings = _calibrated(args), _options(args.option)
+    choice = Cut(
+        args.allocation, args.units, args.head_mode, args.floor, args.round_to, args.normalise, args.budget
+    )  # fmt: skip
+    choice.check(args.sparsity)
+    model = load_model(args.model)
+    return prune_step(
+        model, open_run(args.output, model), method=args.method, sparsity=args.sparsity, calibration=calibration,
+        choice=choice, scorer=args.scorer, scorer_settings=settings, rung=args.rung, name=args.name,
+    )  # fmt: skip
+
+
+def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    from graphprune.core.run import Run
+    from graphprune.models.load import load_model
+    from graphprune.pipeline import dtype_of, evaluate_step
+
+    _check_device(args.device)
+    for name in ("max_windows", "batch_size"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} is at least 1, not {value}")
+    if args.seq_len < 2:
+        raise InputError(f"--seq-len is at least 2, not {args.seq_len}")
+    if not args.text.is_file():
+        raise InputError(f"the text {args.text} is not there")
+    run = None if args.output is None else Run.open(args.output)
+    options = {"seq_len": args.seq_len, "max_windows": args.max_windows, "batch_size": args.batch_size}
+    options |= {"dtype": dtype_of(args.dtype), "device": args.device}
+    return evaluate_step(load_model(args.model), args.text, run=run, name=args.name, **options)
+
+
+def _show(result: dict[str, Any]) -> None:
+    """A result for people: one line a fact."""
+    width = max((len(key) for key in result), default=0)
+    for key, value in result.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            print(f"{key}:")
+            for row in value:
+                print("  " + "  ".join(f"{x:.6g}" if isinstance(x, float) else str(x) for x in row.values()))
+        elif isinstance(value, dict):
+            print(f"{key:<{width}}  " + ", ".join(f"{name} {x}" for name, x in value.items()))
+        else:
+            print(f"{key:<{width}}  {f'{value:.6g}' if isinstance(value, float) else value}")
+
+
+def _say_warning(message: Warning | str, *_: object, **__: object) -> None:
+    sys.stderr.write(f"graphprune: note: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; 0 is fine, 1 an error the user can act on (one sentence on stderr), 2 a usage error."""
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    if args.version:
+        from graphprune import __version__
+
+        print(__version__)
+        return 0
+    if args.command is None:
+        parser.print_help()
+        return 2
+    warnings.simplefilter("ignore")
+    warnings.filterwarnings("default", module=r"graphprune\..*")
+    warnings.showwarning = _say_warning
+    try:
+        _print(args, args.run(args))
+    except GraphpruneError as error:
+        return _failed(str(error))
+    except KeyboardInterrupt:
+        return _failed("interrupted; finished steps are kept")
+    except MemoryError:
+        return _failed("out of memory; use a smaller batch, shorter windows or a coarser level")
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    return 0
+
+
+def _print(args: argparse.Namespace, result: dict[str, Any]) -> None:
+    if args.json:
+        print(json.dumps(result))
+    elif args.command == "fetch":
+        print(result["folder"])
+    elif args.command != "demo":
+        _show(result)
+    sys.stdout.flush()
+
+
+def _failed(sentence: str) -> int:
+    sys.stderr.write(f"graphprune: {' '.join(sentence.split())}\n")
+    return 1

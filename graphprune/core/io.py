@@ -1,0 +1,170 @@
+"""Files that are either whole or absent: JSON and safetensors, written beside their place and renamed.
+
+A writer that is killed leaves at most a file whose name starts with ``.tmp-``, never half an artefact.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from graphprune.core.errors import FormatError, GraphpruneError, InputError
+
+TEMPORARY = ".tmp-"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends without an error.
+
+    Raises:
+        GraphpruneError: the disk is full or the folder can't be written; nothing is left behind.
+    """
+    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.chmod(0o644)  # safetensors makes its files readable by their owner alone
+        flush(temporary)
+        temporary.replace(path)
+        flush(path.parent)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if (reason := _unwritable(error)) is not None:
+            raise GraphpruneError(f"cannot write {path}: {reason}") from error
+        raise
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that takes its place when the block ends without an error.
+
+    A folder that stood there before is moved aside first and removed last, so one of the two is always whole.
+
+    Raises:
+        GraphpruneError: the disk is full or the place can't be written; nothing is left behind.
+    """
+    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
+    aside = path.parent / f"{TEMPORARY}{os.getpid()}-old-{path.name}"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.iterdir():
+            flush(file)
+        if path.exists():
+            path.rename(aside)
+        temporary.rename(path)
+        flush(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise GraphpruneError(f"cannot write {path}: {_unwritable(error)}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _unwritable(error: BaseException) -> str | None:
+    if isinstance(error, OSError):
+        return os.strerror(error.errno) if error.errno else str(error)
+    if isinstance(error, SafetensorError):  # it wraps the operating system's error in a sentence
+        text = str(error)
+        return os.strerror(errno.ENOSPC) if f"os error {errno.ENOSPC}" in text else text
+    return None
+
+
+def flush(path: Path) -> None:
+    """Forces a file's content, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Removes what processes that no longer run have left half-written in ``folder`` and the folders in it."""
+    for path in [*folder.glob(f"{TEMPORARY}*"), *folder.glob(f"*/{TEMPORARY}*"), *folder.glob(f"*/*/{TEMPORARY}*")]:
+        owner = path.name.removeprefix(TEMPORARY).split("-")[0]
+        if owner.isdigit() and not _is_alive(int(owner)):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def write_json(path: Path, value: object) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``.
+
+    Raises:
+        InputError: there is no such file.
+        FormatError: it isn't a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is not there") from None
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise FormatError(f"{path} holds no JSON object")
+    return value
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes named tensors as one safetensors file, whole or not at all."""
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(whole, str(temporary), metadata=dict(metadata or {}))
+
+
+@contextmanager
+def opened_tensors(path: Path) -> Iterator[Any]:
+    """An open safetensors file whose tensors are memory-mapped, with damage reported as `FormatError`."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            yield file
+    except FileNotFoundError:
+        raise InputError(f"{path} is not there") from None
+    except (SafetensorError, OSError) as error:
+        raise FormatError(f"{path} is truncated, corrupt or no safetensors file: {error}") from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """All tensors of a safetensors file (memory-mapped, not copied) and its metadata."""
+    with opened_tensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def digest(value: object) -> str:
+    """A short, stable hash of anything JSON can express: the key under which a finished step is found again."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,75 @@
+"""What stays: True = stays."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+
+from graphprune.core import unit_file
+from graphprune.core.units import HEAD, KV_HEAD, UnitTable
+
+FORMAT, VERSION = "graphprune.mask", 1
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One bool tensor a unit group, True = stays; every group of the model is there.
+
+    Attributes:
+        keep: per group name (`neuron.3`), one bool a unit.
+        method: how the mask was made.
+        options: scorer, allocation, sparsity and their options.
+        model: hash of the checkpoint the mask is for.
+    """
+
+    keep: Mapping[str, Bool[torch.Tensor, " units"]]
+    method: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
+
+    @classmethod
+    def full(cls, units: UnitTable) -> "Mask":
+        """The mask that keeps everything."""
+        return cls({group.name: torch.ones(group.size, dtype=torch.bool) for group in units})
+
+    def removed_parameters(self, units: UnitTable) -> int:
+        """How many parameters go with the units that don't stay."""
+        return sum(int((~self.keep[g.name]).sum()) * g.parameters_per_unit for g in units)
+
+    def check_legal(self, units: UnitTable) -> None:
+        """Checks that grouped-query attention still works.
+
+        Raises:
+            ValueError: a query head stays without its key/value head, a key/value head without query heads, or the
+                key/value heads of a layer keep different numbers of query heads.
+        """
+        for kv_group in units.of_kind(KV_HEAD):
+            layer = kv_group.layer
+            heads = self.keep[f"{HEAD}.{layer}"].view(kv_group.size, -1).sum(dim=1)
+            kept = self.keep[kv_group.name]
+            if not torch.equal(heads > 0, kept):
+                raise ValueError(f"block {layer}: query heads and key/value heads don't stay together")
+            if kept.any() and heads[kept].min() != heads[kept].max():
+                raise ValueError(f"block {layer}: key/value heads keep different numbers of query heads")
+
+    def save(self, path: Path) -> None:
+        facts = {"method": self.method, "options": dict(self.options), "model": self.model}
+        facts["kept"] = {name: int(keep.sum()) for name, keep in self.keep.items()}
+        unit_file.save(path, FORMAT, VERSION, self.keep, facts)
+
+    @classmethod
+    def load(cls, path: Path, units: UnitTable | None = None, model: str | None = None) -> "Mask":
+        """Reads a mask and checks it against a model's units and hash, where given.
+
+        Raises:
+            FormatError: the file is damaged or of another model.
+        """
+        keep, facts = unit_file.load(path, FORMAT, VERSION, torch.bool)
+        if model is not None:
+            unit_file.check_model(path, facts["model"], model)
+        if units is not None:
+            unit_file.check_against(path, keep, units, every_kind=True)
+        return cls(keep, facts["method"], facts["options"], facts["model"])

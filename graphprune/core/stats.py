@@ -1,0 +1,76 @@
+"""What calibration measured: power per channel at every site, as sums that can be merged."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+
+from graphprune.core.errors import FormatError
+from graphprune.core.io import load_tensors, save_tensors
+
+FORMAT, VERSION = "graphprune.stats", 1
+
+
+@dataclass(frozen=True)
+class CalibrationStats:
+    """Sums of squares over tokens, one float64 tensor a site.
+
+    Sites of a decoder: ``resid.K`` (the stream), and for every block ``attn_in``, ``query``, ``key``, ``value``
+    (projection outputs, before rotation), ``attn`` (input of the output projection), ``attn_out``, ``mlp_in``,
+    ``gate`` and ``up`` (raw outputs), ``neuron`` (input of the down projection), ``mlp_out``. Sites of a perceptron:
+    ``input.0``, and for every layer ``pre`` (raw output) and ``neuron`` (after the activation; the last is ``output``).
+
+    Attributes:
+        squares: per site, the sum over tokens of the squared activation of each channel.
+        n_tokens: how many tokens (or examples) were summed.
+        model: hash of the checkpoint.
+        options: text hash, windows, seed.
+    """
+
+    squares: Mapping[str, Float[torch.Tensor, " channels"]]
+    n_tokens: int
+    model: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def norm(self, site: str) -> Float[torch.Tensor, " channels"]:
+        """L2 norm over all tokens, per channel (float64)."""
+        return self.squares[site].sqrt()
+
+    def rms(self, site: str) -> Float[torch.Tensor, " channels"]:
+        """Root mean square over tokens, per channel (float64)."""
+        return (self.squares[site] / max(self.n_tokens, 1)).sqrt()
+
+    def merged(self, other: "CalibrationStats") -> "CalibrationStats":
+        """The statistics of both samples together."""
+        if self.model != other.model or self.squares.keys() != other.squares.keys():
+            raise ValueError("statistics of different models can't be merged")
+        squares = {site: value + other.squares[site] for site, value in self.squares.items()}
+        return CalibrationStats(squares, self.n_tokens + other.n_tokens, self.model, {"merged": True})
+
+    def save(self, path: Path) -> None:
+        facts = {"format": FORMAT, "version": VERSION, "n_tokens": self.n_tokens, "model": self.model}
+        metadata = {name: json.dumps(value) for name, value in (facts | {"options": dict(self.options)}).items()}
+        save_tensors(path, self.squares, metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> "CalibrationStats":
+        """Reads statistics.
+
+        Raises:
+            FormatError: the file is damaged, of another kind, or of a newer version.
+        """
+        squares, metadata = load_tensors(path)
+        try:
+            facts = {name: json.loads(value) for name, value in metadata.items()}
+            if facts["format"] != FORMAT or facts["version"] > VERSION:
+                raise FormatError(f"{path} is no statistics file of version {VERSION} or older")
+            stats = cls(squares, facts["n_tokens"], facts["model"], facts["options"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"{path} has damaged metadata: {error!r}") from error
+        if not all(bool(torch.isfinite(value).all()) for value in squares.values()):
+            raise FormatError(f"{path} has a value that is NaN or infinite")
+        return stats

@@ -1,0 +1,113 @@
+"""One report of quality and size."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graphprune.calibration.text import read_text, spread, windows
+from graphprune.core.errors import InputError
+from graphprune.evaluation.perplexity import perplexity
+from graphprune.models.checkpoint import Checkpoint
+from graphprune.models.data import read_examples
+from graphprune.models.model import Model
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """Quality and size of a model.
+
+    Attributes:
+        perplexity: over the windows, or None for a perceptron.
+        accuracy: share of examples classified correctly, or None for a language model.
+        windows: how many windows (or examples) were read.
+        tokens: how many tokens were read, the first of each window included.
+        seq_len: tokens a window.
+        params: parameters, tied ones counted once.
+        nonzero_params: those that aren't exactly zero.
+        checkpoint_bytes: size of the weight files, or of the parameters in memory.
+        dtype: of the forward pass.
+        seconds: of the forward passes.
+    """
+
+    perplexity: float | None
+    accuracy: float | None
+    windows: int
+    tokens: int
+    seq_len: int
+    params: int
+    nonzero_params: int
+    checkpoint_bytes: int
+    dtype: str
+    seconds: float
+
+    def facts(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def evaluate(
+    model: Model,
+    text: str | Path | torch.Tensor,
+    *,
+    seq_len: int = 512,
+    max_windows: int | None = None,
+    batch_size: int = 1,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+) -> EvalReport:
+    """Perplexity of a language model on a text (accuracy of a perceptron on examples), and its size.
+
+    Args:
+        model: what to evaluate.
+        text: a text, the path of a UTF-8 file, or token ids (windows, seq_len); for a perceptron the path of a
+            safetensors file with `inputs` and `labels`.
+        seq_len: tokens a window; windows don't overlap.
+        max_windows: at most this many, spread evenly over the text; all by default.
+        batch_size: windows a forward pass.
+        dtype: of the forward pass; the checkpoint's own by default (float32 for float16).
+        device: of the forward pass.
+
+    Raises:
+        InputError: the text is missing, empty, too short or not UTF-8.
+    """
+    import time
+
+    dtype = dtype or model.preferred_dtype()
+    if model.is_perceptron:
+        if not isinstance(text, Path):
+            raise InputError("a perceptron is evaluated on a safetensors file with `inputs` and `labels`")
+        examples = read_examples(text, labelled=True)
+        start = time.perf_counter()
+        quality = accuracy(model.module(dtype=torch.float32, device=device), examples["inputs"], examples["labels"])
+        count = len(examples["inputs"])
+        return _report(model, None, quality, (count, count, 1), "float32", time.perf_counter() - start)
+    if isinstance(text, torch.Tensor):
+        rows = text
+    else:
+        content = read_text(text) if isinstance(text, Path) else text
+        rows = spread(windows(model.tokenizer, content, seq_len), max_windows)
+    network = model.module(dtype=dtype, device=device)
+    start = time.perf_counter()
+    value = perplexity(network, rows, device=device, batch_size=batch_size)
+    shape = (rows.shape[0], rows.numel(), rows.shape[1])
+    return _report(model, value, None, shape, str(dtype).removeprefix("torch."), time.perf_counter() - start)
+
+
+def accuracy(network: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> float:
+    """The share of examples whose largest output is their label."""
+    with torch.inference_mode():
+        device = next(network.parameters()).device
+        outputs = network(inputs.to(device=device, dtype=torch.float32))
+        return float((outputs.argmax(dim=1).cpu() == labels.cpu()).double().mean())
+
+
+def _report(
+    model: Model, ppl: float | None, acc: float | None, shape: tuple[int, int, int], dtype: str, seconds: float
+) -> EvalReport:
+    nonzero = sum(int(torch.count_nonzero(model.parameters[name])) for name in model.parameters)
+    if isinstance(model.parameters, Checkpoint):
+        n_bytes = model.parameters.n_bytes
+    else:
+        n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.parameters.values())
+    return EvalReport(ppl, acc, *shape, model.n_parameters, nonzero, n_bytes, dtype, round(seconds, 3))

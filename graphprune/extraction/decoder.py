@@ -1,0 +1,182 @@
+"""The channel graph of a decoder.
+
+Order of the nodes: ``resid.0``, then for every block l: ``query key value pattern attn``, ``resid.2l+1``,
+``gate up neuron``, ``resid.2l+2``. Blocks of edges are as large as the order allows: one for all three attention
+inputs, one for gate and up.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+
+from graphprune.core.graph import Block, Weight
+from graphprune.core.nodes import NodeIndex, Span
+from graphprune.core.stats import CalibrationStats
+from graphprune.models.architecture import Decoder
+
+Vector = Float[torch.Tensor, " channels"]
+
+
+@dataclass(frozen=True)
+class DecoderEdges:
+    """Yields the edges of a decoder's channel graph, one list a decoder block."""
+
+    decoder: Decoder
+    parameters: Mapping[str, torch.Tensor]
+    weight: Weight
+    stats: CalibrationStats | None
+
+    @cached_property
+    def nodes(self) -> NodeIndex:
+        return decoder_nodes(self.decoder)
+
+    def parts(self) -> Iterator[list[Block]]:
+        for layer in range(self.decoder.n_layers):
+            yield [*self._attention(layer), *self._mlp(layer)]
+
+    def _attention(self, layer: int) -> list[Block]:
+        d = self.decoder
+        before, after = self._run("resid", 2 * layer), self._run("resid", 2 * layer + 1)
+        projections = self._run("query", layer, "value")
+        query_key, value_pattern = self._run("query", layer, "key"), self._run("value", layer, "pattern")
+        pattern, attn = self._run("pattern", layer), self._run("attn", layer)
+        family = d.family
+        weights = [
+            self._rows(layer, "q_proj", "q_norm"),
+            self._rows(layer, "k_proj", "k_norm"),
+            self._rows(layer, "v_proj", None),
+        ]
+        inward = self._from_stream(torch.cat(weights), layer, family.attention_norm, "attn_in")
+        outward = self._to_stream(layer, "o_proj", family.attention_post_norm, "attn", "attn_out")
+        return [
+            Block.full(before, projections, inward),
+            self._sharing(query_key, pattern, layer),
+            self._mixing(value_pattern, attn, layer),
+            Block.full(attn, after, outward),
+            self._skip(before, after, 2 * layer),
+        ]
+
+    def _mlp(self, layer: int) -> list[Block]:
+        family = self.decoder.family
+        before, after = self._run("resid", 2 * layer + 1), self._run("resid", 2 * layer + 2)
+        gate_up, neuron = self._run("gate", layer, "up"), self._run("neuron", layer)
+        weights = torch.cat([self._rows(layer, "gate_proj", None), self._rows(layer, "up_proj", None)])
+        inward = self._from_stream(weights, layer, family.mlp_norm, "mlp_in")
+        outward = self._to_stream(layer, "down_proj", family.mlp_post_norm, "neuron", "mlp_out")
+        size = self.decoder.d_mlp
+        column = torch.arange(size, dtype=torch.int32)
+        gating = Block(
+            gate_up,
+            neuron,
+            self._product(f"neuron.{layer}", size).repeat_interleave(2),
+            torch.arange(size + 1, dtype=torch.int32) * 2,
+            torch.stack([column, column + size], dim=1).reshape(-1),
+        )
+        return [
+            Block.full(before, gate_up, inward),
+            gating,
+            Block.full(neuron, after, outward),
+            self._skip(before, after, 2 * layer + 1),
+        ]
+
+    def _run(self, kind: str, layer: int, last: str | None = None) -> tuple[int, int]:
+        """The nodes from one kind of a layer up to another."""
+        return self.nodes.range(kind, layer)[0], self.nodes.range(last or kind, layer)[1]
+
+    def _raw(self, layer: int, part: str) -> torch.Tensor | None:
+        name = self.decoder.parameter(layer, f"{part}.weight")
+        return self.parameters[name].float() if name in self.parameters else None
+
+    def _gain(self, layer: int, norm: str | None) -> Vector | None:
+        gain = None if norm is None else self._raw(layer, norm)
+        return None if gain is None else gain + self.decoder.family.gain_offset
+
+    def _rows(self, layer: int, projection: str, head_norm: str | None) -> Float[torch.Tensor, "out in"]:
+        """A projection with the gain of the per-head normalisation of its output, where there is one."""
+        matrix = self._raw(layer, projection)
+        if matrix is None:
+            raise KeyError(self.decoder.parameter(layer, f"{projection}.weight"))
+        gain = self._gain(layer, head_norm)
+        return matrix if gain is None else matrix * gain.repeat(matrix.shape[0] // len(gain))[:, None]
+
+    def _from_stream(
+        self, matrix: Float[torch.Tensor, "out in"], layer: int, norm: str, site: str
+    ) -> Float[torch.Tensor, "out in"]:
+        """Edges that read the stream through a normalisation."""
+        if self.weight == "activation":
+            return matrix.abs().mul_(self._rms(f"{site}.{layer}"))  # the input as measured, gain included
+        gain = self._gain(layer, norm)
+        folded = matrix if gain is None else matrix * gain
+        return folded if self.weight == "signed" else folded.abs()
+
+    def _to_stream(
+        self, layer: int, projection: str, norm: str | None, source: str, output: str
+    ) -> Float[torch.Tensor, "out in"]:
+        """Edges that write to the stream, through a normalisation where the family has one."""
+        matrix, gain = self._rows(layer, projection, None), self._gain(layer, norm)
+        if gain is not None:
+            matrix = matrix * gain[:, None]
+        if self.weight == "activation":
+            matrix = matrix.abs() * self._rms(f"{source}.{layer}")
+            if gain is not None:  # the normalisation divides by the root mean square of the output
+                matrix = matrix / self._rms(f"{output}.{layer}").square().mean().sqrt()
+            return matrix
+        return matrix if self.weight == "signed" else matrix.abs()
+
+    def _rms(self, site: str) -> Vector:
+        if self.stats is None:
+            raise ValueError("edge weights by activation need calibration statistics")
+        return self.stats.rms(site).float()
+
+    def _product(self, site: str, size: int) -> Vector:
+        """The weight of the edges into a product: how large the product is; 1 where nothing was measured."""
+        return self._rms(site) if self.weight == "activation" else torch.ones(size)
+
+    def _skip(self, before: tuple[int, int], after: tuple[int, int], k: int) -> Block:
+        size = self.decoder.d_model
+        values = self._rms(f"resid.{k}") if self.weight == "activation" else torch.ones(size)
+        return Block(
+            before, after, values, torch.arange(size + 1, dtype=torch.int32), torch.arange(size, dtype=torch.int32)
+        )
+
+    def _sharing(self, query_key: tuple[int, int], pattern: tuple[int, int], layer: int) -> Block:
+        """Query and key channels to the pattern of their head; a key head serves all query heads of its group."""
+        d = self.decoder
+        head, channel = torch.arange(d.n_heads)[:, None], torch.arange(d.d_head)[None, :]
+        group = head // (d.n_heads // d.n_kv_heads)
+        queries, keys = head * d.d_head + channel, d.n_heads * d.d_head + group * d.d_head + channel
+        if self.weight == "activation":  # a score is a sum over channels of query times key
+            query, key = self._rms(f"query.{layer}"), self._rms(f"key.{layer}")
+            term = query.view(d.n_heads, -1) * key.view(d.n_kv_heads, -1)[group[:, 0]]
+        else:
+            term = torch.ones(d.n_heads, d.d_head)
+        col = torch.cat([queries, keys], dim=1).int().reshape(-1)
+        crow = torch.arange(d.n_heads + 1, dtype=torch.int32) * 2 * d.d_head
+        return Block(query_key, pattern, torch.cat([term, term], dim=1).reshape(-1), crow, col)
+
+    def _mixing(self, value_pattern: tuple[int, int], attn: tuple[int, int], layer: int) -> Block:
+        """Value channels and the pattern to the head's output channels."""
+        d = self.decoder
+        size = d.n_heads * d.d_head
+        head = torch.arange(size) // d.d_head
+        values = (head // (d.n_heads // d.n_kv_heads)) * d.d_head + torch.arange(size) % d.d_head
+        patterns = d.n_kv_heads * d.d_head + head
+        col = torch.stack([values, patterns], dim=1).int().reshape(-1)
+        crow = torch.arange(size + 1, dtype=torch.int32) * 2
+        return Block(value_pattern, attn, self._product(f"attn.{layer}", size).repeat_interleave(2), crow, col)
+
+
+def decoder_nodes(decoder: Decoder) -> NodeIndex:
+    """The nodes of a decoder's channel graph, in topological order."""
+    heads, kv = decoder.n_heads * decoder.d_head, decoder.n_kv_heads * decoder.d_head
+    spans = [Span("resid", 0, decoder.d_model)]
+    for layer in range(decoder.n_layers):
+        sizes = {"query": heads, "key": kv, "value": kv, "pattern": decoder.n_heads, "attn": heads}
+        spans += [Span(kind, layer, size) for kind, size in sizes.items()]
+        spans.append(Span("resid", 2 * layer + 1, decoder.d_model))
+        spans += [Span(kind, layer, decoder.d_mlp) for kind in ("gate", "up", "neuron")]
+        spans.append(Span("resid", 2 * layer + 2, decoder.d_model))
+    return NodeIndex(tuple(spans))

@@ -1,0 +1,93 @@
+"""A model's graph, streamed one decoder block at a time.
+
+1. `DecoderEdges` and `PerceptronEdges` lay out the nodes in topological order
+2. and yield the edges between them, one decoder block (or layer) at a time.
+3. `export` takes each part to the level asked for and keeps it in memory or writes it as a shard.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from graphprune.core.coarsen import Quotient
+from graphprune.core.errors import InputError
+from graphprune.core.graph import LEVELS, WEIGHTS, Level, ModelGraph, Weight
+from graphprune.core.graph_store import GraphWriter, load_graph
+from graphprune.core.progress import progress
+from graphprune.core.stats import CalibrationStats
+from graphprune.extraction.decoder import DecoderEdges
+from graphprune.extraction.perceptron import PerceptronEdges
+from graphprune.models.architecture import Perceptron
+from graphprune.models.model import Model
+
+
+def export(
+    model: Model,
+    *,
+    level: Level = "channel",
+    weight: Weight = "magnitude",
+    stats: CalibrationStats | None = None,
+    folder: Path | None = None,
+    inputs: str = "",
+) -> ModelGraph:
+    """The graph of a model (DESIGN: nodes of every kind, direction of information flow).
+
+    Args:
+        model: a decoder or a perceptron.
+        level: `channel` (every activation), `unit` (heads, neurons, residual channels) or `block` (modules).
+        weight: `magnitude` is |W| with the normalisation gain folded in, skip and structural edges 1. `activation`
+            is |W_ij| times the root mean square of input j, skip edges that of the stream they carry, edges into a
+            product that of the product. `signed` is W with the gain folded in, skip and structural edges 1.
+        stats: calibration statistics; needed for `activation`.
+        folder: where to write the graph; it is then loaded memory-mapped. In memory if not given.
+        inputs: a hash under which the stored graph can be recognised.
+
+    Cost: one read of the weights and one write of the graph; memory for one decoder block when ``folder`` is given.
+
+    Raises:
+        InputError: an unknown level or weight, or `activation` without statistics of this model.
+    """
+    if level not in LEVELS:
+        raise InputError(f"the level {level!r} is unknown; levels are {', '.join(LEVELS)}")
+    if weight not in WEIGHTS:
+        raise InputError(f"the edge weight {weight!r} is unknown; weights are {', '.join(WEIGHTS)}")
+    if weight == "activation":
+        if stats is None:
+            raise InputError("edge weights by activation need calibration statistics")
+        if stats.model != model.identity:
+            raise InputError("the calibration statistics belong to another model")
+    source = _edges_of(model, weight, stats)
+    coarse = None if level == "channel" else Quotient(source.nodes, level)
+    nodes = coarse.nodes if coarse else source.nodes
+    facts = graph_facts(model, stats if weight == "activation" else None)
+    if folder is None:
+        blocks = tuple(block for part in source.parts() for block in (coarse.blocks(part) if coarse else part))
+        return ModelGraph(nodes, blocks, level=level, weight=weight, model=facts)
+    writer = GraphWriter(folder, nodes)
+    n_edges = 0
+    try:
+        for part in progress(source.parts(), "exporting", total=model.architecture.n_layers, unit="block"):
+            written = coarse.blocks(part) if coarse else part
+            n_edges += sum(block.n_edges for block in written)
+            writer.add(written)
+    except BaseException:
+        writer.abandon()
+        raise
+    writer.finish(level=level, weight=weight, model=facts, inputs=inputs, n_edges=n_edges)
+    return load_graph(folder)
+
+
+def graph_facts(model: Model, stats: CalibrationStats | None) -> dict[str, Any]:
+    """Where a graph comes from: the model, its sizes, and the calibration its weights depend on, if they do."""
+    calibration = dict(stats.options) if stats is not None else None
+    return {"name": model.name, "identity": model.identity, "calibration": calibration, **model.architecture.facts()}
+
+
+def _edges_of(model: Model, weight: Weight, stats: CalibrationStats | None) -> "DecoderEdges | PerceptronEdges":
+    if isinstance(model.architecture, Perceptron):
+        return PerceptronEdges(model.architecture, model.parameters, weight, stats)
+    return DecoderEdges(model.architecture, model.parameters, weight, stats)
+
+
+def n_bytes(folder: Path) -> int:
+    """Bytes of a graph folder on disk."""
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())

@@ -1,0 +1,1 @@
+"""From scores and an allocation to a mask."""

@@ -1,0 +1,1 @@
+"""Models: what they look like, where they come from, how they run."""

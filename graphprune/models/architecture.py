@@ -1,0 +1,234 @@
+"""What a network looks like: sizes, and the names of its parameters. Read off parameter shapes, no weights needed."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from graphprune.core.errors import ModelError
+from graphprune.core.units import HEAD, KV_HEAD, NEURON, Ownership, UnitGroup, UnitTable
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a family of decoders names its parts, relative to ``model.layers.L.``.
+
+    Attributes:
+        model_types: the `model_type` values of its configurations.
+        attention_norm: the normalisation before attention.
+        mlp_norm: the normalisation before the MLP.
+        attention_post_norm: the normalisation of the attention's output, where there is one.
+        mlp_post_norm: the normalisation of the MLP's output, where there is one.
+        gain_offset: what is added to a stored gain (Gemma stores gains as a difference from one).
+    """
+
+    model_types: tuple[str, ...]
+    attention_norm: str = "input_layernorm"
+    mlp_norm: str = "post_attention_layernorm"
+    attention_post_norm: str | None = None
+    mlp_post_norm: str | None = None
+    gain_offset: float = 0.0
+
+
+_SANDWICH = {
+    "mlp_norm": "pre_feedforward_layernorm",
+    "attention_post_norm": "post_attention_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
+}
+FAMILIES: dict[str, Family] = {
+    "llama": Family(("llama",)),
+    "mistral": Family(("mistral",)),
+    "qwen2": Family(("qwen2",)),
+    "qwen3": Family(("qwen3",)),
+    "gemma2": Family(("gemma2",), **_SANDWICH, gain_offset=1.0),
+    "gemma3": Family(("gemma3_text",), **_SANDWICH, gain_offset=1.0),
+}
+
+
+def family_of(model_type: str) -> Family:
+    """The family with this `model_type`.
+
+    Raises:
+        ModelError: none has; the supported ones are named.
+    """
+    for family in FAMILIES.values():
+        if model_type in family.model_types:
+            return family
+    names = ", ".join([*(name for family in FAMILIES.values() for name in family.model_types), "perceptron"])
+    raise ModelError(f"the architecture {model_type!r} is not supported; supported are {names}")
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A decoder's sizes. All blocks have the same shape."""
+
+    model_type: str
+    n_layers: int
+    d_model: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_mlp: int
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.model_type)
+
+    @property
+    def n_nodes(self) -> int:
+        """Nodes of the graph at channel level: a closed formula."""
+        block = 2 * self.n_heads * self.d_head + 2 * self.n_kv_heads * self.d_head + self.n_heads + 3 * self.d_mlp
+        return self.d_model * (2 * self.n_layers + 1) + self.n_layers * block
+
+    @property
+    def n_edges(self) -> int:
+        """Edges of the graph at channel level: a closed formula."""
+        heads, kv = self.n_heads * self.d_head, self.n_kv_heads * self.d_head
+        linears = self.d_model * (2 * heads + 2 * kv + 3 * self.d_mlp)
+        structure = 2 * self.d_model + 4 * heads + 2 * self.d_mlp  # skips; query, key, value, pattern; gate, up
+        return self.n_layers * (linears + structure)
+
+    def block(self, layer: int) -> str:
+        return f"model.layers.{layer}."
+
+    def parameter(self, layer: int, part: str) -> str:
+        """The full name of a block's parameter, for example ``q_proj.weight`` or ``input_layernorm.weight``."""
+        module = part.split(".", maxsplit=1)[0]
+        home = "self_attn." if module in _ATTENTION else "mlp." if module in _MLP else ""
+        return f"{self.block(layer)}{home}{part}"
+
+    def unit_table(self, shapes: Shapes) -> UnitTable:
+        """Heads, key/value heads and neurons, and what each of them owns."""
+        groups = []
+        for layer in range(self.n_layers):
+            d = self.d_head
+            heads = self._owned(layer, shapes, (("q_proj", 0, d), ("o_proj", 1, d)))
+            kv = self._owned(layer, shapes, (("k_proj", 0, d), ("v_proj", 0, d)))
+            neurons = self._owned(layer, shapes, (("gate_proj", 0, 1), ("up_proj", 0, 1), ("down_proj", 1, 1)))
+            groups += [
+                UnitGroup(HEAD, layer, self.n_heads, heads, "attn", d, _cost(heads, shapes)),
+                UnitGroup(KV_HEAD, layer, self.n_kv_heads, kv, "value", d, _cost(kv, shapes)),
+                UnitGroup(NEURON, layer, self.d_mlp, neurons, "neuron", 1, _cost(neurons, shapes)),
+            ]
+        return UnitTable(tuple(groups))
+
+    def _owned(self, layer: int, shapes: Shapes, parts: tuple[tuple[str, int, int], ...]) -> tuple[Ownership, ...]:
+        owned = []
+        for module, axis, width in parts:
+            owned.append(Ownership(self.parameter(layer, f"{module}.weight"), axis, width))
+            bias = self.parameter(layer, f"{module}.bias")
+            if axis == 0 and bias in shapes:
+                owned.append(Ownership(bias, 0, width))
+        return tuple(owned)
+
+    def block_parameters(self, shapes: Shapes) -> int:
+        """Parameters of all decoder blocks, normalisations included."""
+        return sum(_numel(shape) for name, shape in shapes.items() if name.startswith("model.layers."))
+
+    def facts(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+_ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"})
+_MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def _cost(owns: tuple[Ownership, ...], shapes: Shapes) -> int:
+    return sum(_numel(shapes[own.parameter]) // shapes[own.parameter][own.axis] * own.width for own in owns)
+
+
+def decoder(config: Mapping[str, Any], shapes: Shapes) -> Decoder:
+    """The sizes of a decoder, from its configuration's head count and its parameters' shapes.
+
+    Raises:
+        ModelError: the architecture isn't supported, or the parameters aren't those of its family.
+    """
+    model_type = str(config.get("model_type"))
+    family_of(model_type)
+    layers = {int(name.split(".")[2]) for name in shapes if name.startswith("model.layers.")}
+    probe = Decoder(model_type, len(layers), 0, 0, 0, 0, 0)
+    try:
+        n_heads = int(config["num_attention_heads"])
+        heads, d_model = shapes[probe.parameter(0, "q_proj.weight")]
+        d_head = heads // n_heads
+        n_kv_heads = shapes[probe.parameter(0, "k_proj.weight")][0] // d_head
+        d_mlp = shapes[probe.parameter(0, "up_proj.weight")][0]
+        result = Decoder(model_type, len(layers), d_model, n_heads, n_kv_heads, d_head, d_mlp)
+        _check_shapes(result, shapes)
+    except (KeyError, ValueError, ZeroDivisionError, TypeError) as error:
+        raise ModelError(f"the checkpoint's parameters are not those of a {model_type} model: {error}") from error
+    return result
+
+
+def _check_shapes(decoder: Decoder, shapes: Shapes) -> None:
+    d, heads, kv = decoder.d_model, decoder.n_heads * decoder.d_head, decoder.n_kv_heads * decoder.d_head
+    if decoder.n_heads % decoder.n_kv_heads:
+        raise ValueError(f"{decoder.n_heads} query heads don't divide among {decoder.n_kv_heads} key/value heads")
+    expected = {"q_proj": (heads, d), "k_proj": (kv, d), "v_proj": (kv, d), "o_proj": (d, heads),
+                "gate_proj": (decoder.d_mlp, d), "up_proj": (decoder.d_mlp, d),
+                "down_proj": (d, decoder.d_mlp)}  # fmt: skip
+    for layer in range(decoder.n_layers):
+        for module, shape in expected.items():
+            name = decoder.parameter(layer, f"{module}.weight")
+            if tuple(shapes[name]) != shape:
+                raise ValueError(f"{name} has shape {tuple(shapes[name])}, expected {shape}")
+
+
+@dataclass(frozen=True)
+class Perceptron:
+    """A stack of linear layers with activations between them.
+
+    Attributes:
+        sizes: inputs, hidden widths, outputs.
+        activations: one name a layer; `identity` where there is none.
+        biases: whether each linear layer has one.
+    """
+
+    sizes: tuple[int, ...]
+    activations: tuple[str, ...]
+    biases: tuple[bool, ...]
+    model_type: str = "perceptron"
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.activations)
+
+    def parameter(self, layer: int, part: str = "weight") -> str:
+        return f"layers.{layer}.{part}"
+
+    @property
+    def n_nodes(self) -> int:
+        return sum(self.sizes)
+
+    @property
+    def n_edges(self) -> int:
+        return sum(a * b for a, b in zip(self.sizes, self.sizes[1:], strict=False))
+
+    def unit_table(self, shapes: Shapes) -> UnitTable:
+        """The hidden neurons; inputs and outputs stay."""
+        groups = []
+        for layer in range(self.n_layers - 1):
+            owns = [Ownership(self.parameter(layer), 0, 1)]
+            if self.biases[layer]:
+                owns.append(Ownership(self.parameter(layer, "bias"), 0, 1))
+            owns.append(Ownership(self.parameter(layer + 1), 1, 1))
+            size = self.sizes[layer + 1]
+            groups.append(UnitGroup(NEURON, layer, size, tuple(owns), "neuron", 1, _cost(tuple(owns), shapes)))
+        return UnitTable(tuple(groups))
+
+    def block_parameters(self, shapes: Shapes) -> int:
+        return sum(_numel(shape) for shape in shapes.values())
+
+    def facts(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+Architecture = Decoder | Perceptron

@@ -1,0 +1,222 @@
+"""A model as everything else sees it: sizes, parameters by name, a way to run it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from graphprune.core.errors import InputError, ModelError
+from graphprune.core.io import read_json
+from graphprune.core.units import UnitTable
+from graphprune.models.architecture import Architecture, Decoder, Perceptron, Shapes, decoder
+from graphprune.models.checkpoint import Checkpoint, check_finite
+from graphprune.models.perceptron import PerceptronModule, perceptron, perceptron_config, read_perceptron
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network: what it looks like, its parameters, and where it came from.
+
+    Attributes:
+        name: what the user called it.
+        architecture: its sizes.
+        config: the JSON of its configuration.
+        parameters: tensors by name; read lazily where they come from a folder.
+        identity: hash of configuration and weights.
+        folder: where it lies, if it lies anywhere.
+        text_tokenizer: a tokenizer given with an in-memory model.
+    """
+
+    name: str
+    architecture: Architecture
+    config: Mapping[str, Any]
+    parameters: Mapping[str, torch.Tensor]
+    identity: str
+    folder: Path | None = None
+    text_tokenizer: Any = field(default=None, compare=False)
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, name: str | None = None) -> "Model":
+        """The model in a checkpoint folder; weights are not read yet.
+
+        Raises:
+            ModelError: the folder isn't a model, or its architecture isn't supported.
+            FormatError: a file is truncated or corrupt.
+        """
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{folder} is not a model: it has no config.json")
+        config = read_json(folder / "config.json")
+        if config.get("model_type") != "perceptron":
+            _refuse_unsupported(config)
+        checkpoint = Checkpoint(folder)
+        architecture = _architecture(config, checkpoint.shapes)
+        return cls(name or str(folder), architecture, config, checkpoint, checkpoint.identity(), folder)
+
+    @classmethod
+    def from_module(cls, module: nn.Module, *, tokenizer: Any = None, name: str = "module") -> "Model":
+        """The model in a `transformers` causal language model, or in a stack of `Linear` layers and activations.
+
+        Raises:
+            ModelError: the architecture isn't supported, or a weight is NaN or infinite.
+        """
+        config: dict[str, Any]
+        settings: Any = getattr(module, "config", None)
+        if hasattr(settings, "to_json_string"):
+            config = json.loads(settings.to_json_string(use_diff=False))
+            _refuse_unsupported(config)
+            tied = {"lm_head.weight"} if config.get("tie_word_embeddings") else set()
+            parameters = {k: v.detach() for k, v in module.state_dict().items() if k not in tied}
+            shapes = {key: tuple(value.shape) for key, value in parameters.items()}
+            architecture: Architecture = decoder(config, shapes)
+        else:
+            architecture, parameters = read_perceptron(module)
+            config = perceptron_config(architecture)
+        return cls.from_parameters(config, parameters, name=name, tokenizer=tokenizer)
+
+    @classmethod
+    def from_parameters(
+        cls,
+        config: Mapping[str, Any],
+        parameters: Mapping[str, torch.Tensor],
+        *,
+        name: str = "model",
+        tokenizer: Any = None,
+    ) -> "Model":
+        """A model from its configuration and its parameters."""
+        total = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+        for key in sorted(parameters):
+            check_finite(key, parameters[key], name)
+            data = parameters[key].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            total.update(f"{key}{tuple(parameters[key].shape)}".encode())
+            total.update(data.numpy().tobytes())
+        architecture = _architecture(config, {key: tuple(value.shape) for key, value in parameters.items()})
+        return cls(name, architecture, config, parameters, total.hexdigest(), text_tokenizer=tokenizer)
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        if isinstance(self.parameters, Checkpoint):
+            return self.parameters.shapes
+        return {name: tuple(tensor.shape) for name, tensor in self.parameters.items()}
+
+    @cached_property
+    def units(self) -> UnitTable:
+        return self.architecture.unit_table(self.shapes)
+
+    @property
+    def is_perceptron(self) -> bool:
+        return isinstance(self.architecture, Perceptron)
+
+    @property
+    def decoder(self) -> Decoder:
+        """The architecture of a decoder.
+
+        Raises:
+            InputError: the model is a perceptron.
+        """
+        if isinstance(self.architecture, Perceptron):
+            raise InputError(f"{self.name} is a perceptron; this needs a language model")
+        return self.architecture
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(torch.Size(shape).numel() for shape in self.shapes.values())
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer.
+
+        Raises:
+            ModelError: it has none.
+        """
+        if self.text_tokenizer is not None:
+            return self.text_tokenizer
+        if self.folder is None or not (self.folder / "tokenizer_config.json").is_file():
+            raise ModelError(f"{self.name} has no tokenizer")
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(str(self.folder))
+
+    def preferred_dtype(self) -> torch.dtype:
+        """bfloat16 for a bfloat16 checkpoint, else float32 (float16 overflows and is slow on a CPU)."""
+        first = next(iter(self.shapes))
+        if isinstance(self.parameters, Checkpoint):
+            return torch.bfloat16 if self.parameters.dtypes[first] == "BF16" else torch.float32
+        return torch.bfloat16 if self.parameters[first].dtype == torch.bfloat16 else torch.float32
+
+    def verify(self) -> None:
+        """Reads every parameter once.
+
+        Raises:
+            ModelError: one is NaN or infinite.
+            FormatError: a file is damaged.
+        """
+        for name in self.parameters:
+            self.parameters[name]
+
+    def module(self, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> nn.Module:
+        """The model, ready to run, in evaluation mode.
+
+        Raises:
+            ModelError: a weight is NaN or infinite, or `transformers` can't build it.
+        """
+        self.verify()
+        dtype = dtype or self.preferred_dtype()
+        if isinstance(self.architecture, Perceptron):
+            network = PerceptronModule(self.architecture)
+            network.load_state_dict({name: self.parameters[name] for name in self.parameters})
+            return network.to(device=device, dtype=dtype).eval()
+        return build_causal_lm(self.config, self.parameters, self.folder, dtype).to(device).eval()
+
+
+def build_causal_lm(
+    config: Mapping[str, Any], parameters: Mapping[str, torch.Tensor], folder: Path | None, dtype: torch.dtype
+) -> nn.Module:
+    """A `transformers` causal language model with these parameters; stock classes only.
+
+    Raises:
+        ModelError: parameters are missing or don't fit.
+    """
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        if folder is not None:
+            loaded = AutoModelForCausalLM.from_pretrained(
+                str(folder), dtype=dtype, local_files_only=True, output_loading_info=True
+            )
+        else:
+            settings = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+            loaded = MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)].from_pretrained(
+                None,
+                config=settings,
+                state_dict={name: parameters[name] for name in parameters},
+                dtype=dtype,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"transformers cannot load the model: {error}") from error
+    module, report = loaded
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report.get(what):
+            raise ModelError(f"transformers reports {what.replace('_', ' ')}: {sorted(map(str, report[what]))[:3]}")
+    return cast("nn.Module", module)
+
+
+def _refuse_unsupported(config: Mapping[str, Any]) -> None:
+    from graphprune.models.architecture import family_of
+
+    family_of(str(config.get("model_type")))
+
+
+def _architecture(config: Mapping[str, Any], shapes: Shapes) -> Architecture:
+    return perceptron(config, shapes) if config.get("model_type") == "perceptron" else decoder(config, shapes)

@@ -1,0 +1,282 @@
+"""The steps on a run folder, in order. Each finds its result again if it has run with the same inputs.
+
+Options and paths are checked before a model is loaded or a text is read.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from graphprune.calibration.forward import calibrate
+from graphprune.calibration.text import read_text
+from graphprune.centrality import CENTRALITIES
+from graphprune.centrality.units import per_unit
+from graphprune.core.errors import InputError
+from graphprune.core.graph import Level, ModelGraph, Weight
+from graphprune.core.graph_store import load_graph, read_graph_manifest
+from graphprune.core.io import digest, file_digest, write_json
+from graphprune.core.mask import Mask
+from graphprune.core.run import Run
+from graphprune.core.scores import Scores
+from graphprune.core.stats import CalibrationStats
+from graphprune.evaluation.evaluate import evaluate
+from graphprune.extraction.export import export, n_bytes
+from graphprune.models.model import DTYPES, Model
+from graphprune.pruning import PRESETS, Cut, cut, kinds_of
+from graphprune.scorers import make_scorer, score, scorer_options
+from graphprune.surgery.checkpoint import save_pruned
+from graphprune.surgery.cut import Plan
+
+
+class Calibration:
+    """Which text is read, how much of it, and where; hashed so that a step can be found again."""
+
+    def __init__(
+        self,
+        text: Path | None,
+        *,
+        n_samples: int = 32,
+        seq_len: int = 512,
+        seed: int = 0,
+        dtype: str | None = None,
+        device: str = "cpu",
+    ) -> None:
+        if text is not None and not text.is_file():
+            raise InputError(f"the text {text} is not there")
+        if n_samples < 1 or seq_len < 2:
+            raise InputError(f"calibration needs at least 1 sample of 2 tokens, not {n_samples} of {seq_len}")
+        self.text = text
+        self.options: dict[str, Any] = {"n_samples": n_samples, "seq_len": seq_len, "seed": seed, "dtype": dtype}
+        self.device = device
+
+    def key(self) -> object:
+        return None if self.text is None else {"text": file_digest(self.text), **self.options}
+
+    def stats(self, model: Model, run: Run) -> CalibrationStats:
+        """The statistics, from the run folder if it has them.
+
+        Raises:
+            InputError: no text was given.
+        """
+        if self.text is None:
+            raise InputError("this needs calibration; give --calibration FILE")
+        path = run.stats_path(digest([model.identity, self.key()]))
+        if path.is_file():
+            stats = CalibrationStats.load(path)
+            if stats.model == model.identity:
+                return stats
+        if not model.is_perceptron:
+            read_text(self.text)
+        options = self.options | {"dtype": dtype_of(self.options["dtype"]), "device": self.device}
+        stats = calibrate(model, self.text, **options)
+        stats.save(path)
+        return stats
+
+
+def dtype_of(name: str | None) -> Any:
+    """A torch dtype by name; None is left to the model.
+
+    Raises:
+        InputError: the name is unknown.
+    """
+    if name is not None and name not in DTYPES:
+        raise InputError(f"the dtype is one of {', '.join(DTYPES)}, not {name!r}")
+    return None if name is None else DTYPES[name]
+
+
+def open_run(folder: Path, model: Model) -> Run:
+    """The run folder of a model, made if need be."""
+    facts = {
+        "name": model.name,
+        "folder": None if model.folder is None else str(model.folder),
+        "n_parameters": model.n_parameters,
+        **model.architecture.facts(),
+    }
+    return Run.open(folder, identity=model.identity, facts=facts)
+
+
+def export_step(
+    model: Model, run: Run, *, level: Level = "channel", weight: Weight = "magnitude", calibration: Calibration
+) -> dict[str, Any]:
+    """Writes the model's graph to ``RUN/graph``."""
+    needs = calibration.key() if weight == "activation" else None
+    if weight == "activation" and needs is None:
+        raise InputError("edge weights by activation need calibration; give --calibration FILE")
+    options = {"level": level, "weight": weight, "calibration": needs}
+    inputs = digest([model.identity, options])
+    if (found := run.finished("export", inputs)) is not None:
+        return found | {"found": True}
+    with run.recording("export", inputs, options) as record:
+        stats = calibration.stats(model, run) if weight == "activation" else None
+        graph = export(model, level=level, weight=weight, stats=stats, folder=run.graph_folder, inputs=inputs)
+        record.outputs.append(run.graph_folder / "manifest.json")
+        record.result.update(
+            nodes=graph.n_nodes, edges=graph.n_edges, graph=str(run.graph_folder), bytes=n_bytes(run.graph_folder),
+            level=level, weight=weight,
+        )  # fmt: skip
+    return record.result
+
+
+def rank_step(
+    run: Run, *, centrality: str = "pagerank", name: str | None = None, device: str = "cpu", **options: Any
+) -> dict[str, Any]:
+    """A centrality of ``RUN/graph``, by unit, to ``RUN/scores``."""
+    if centrality not in CENTRALITIES:
+        raise InputError(f"no centrality is named {centrality!r}; there are {', '.join(CENTRALITIES)}")
+    manifest = read_graph_manifest(run.graph_folder)
+    label = name or "-".join([centrality, *(str(options[key]) for key in ("direction",) if key in options)])
+    inputs = digest([manifest["model"], manifest["level"], manifest["weight"], manifest["inputs"], centrality, options])
+    step = f"rank {label}"
+    if (found := run.finished(step, inputs)) is not None:
+        return found | {"found": True}
+    path = run.scores_path(label)
+    graph = load_graph(run.graph_folder).to(device)
+    with run.recording(step, inputs, options) as record:
+        try:
+            result = CENTRALITIES[centrality](graph, **options)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        values = per_unit(graph, result.scores)
+        facts = options | {"direction": result.direction, "normalisation": result.normalisation}
+        Scores(values, centrality, facts, str(graph.model.get("identity", "")), inputs).save(path)
+        record.outputs.append(path)
+        record.result.update(
+            centrality=centrality, scores=str(path), direction=result.direction, solver=result.solver,
+            residual=result.residual, top=_top(values),
+        )  # fmt: skip
+    return record.result
+
+
+def _top(values: dict[str, Any], n: int = 10) -> list[dict[str, Any]]:
+    """The highest-ranked heads and neurons."""
+    entries = []
+    for name, scores in values.items():
+        if name.startswith(("head.", "neuron.", "block.")):
+            best = scores.topk(min(n, len(scores)))
+            entries += [
+                {"unit": f"{name}.{i}" if len(scores) > 1 else name, "score": s}
+                for s, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            ]
+    return sorted(entries, key=lambda entry: -entry["score"])[:n]
+
+
+def run_graph(run: Run) -> ModelGraph | None:
+    """The run's graph, if it has one."""
+    return load_graph(run.graph_folder) if (run.graph_folder / "manifest.json").is_file() else None
+
+
+def score_step(
+    model: Model,
+    run: Run,
+    *,
+    scorer: str,
+    calibration: Calibration,
+    name: str | None = None,
+    **options: Any,
+) -> tuple[Scores, dict[str, Any]]:
+    """Scores of every unit to ``RUN/scores``."""
+    chosen = make_scorer(scorer, **options)
+    needs = calibration.key() if chosen.needs_stats else None
+    if chosen.needs_stats and needs is None:
+        raise InputError(f"the scorer {scorer} needs calibration; give --calibration FILE")
+    label = name or scorer
+    settings = scorer_options(chosen)
+    inputs = digest([model.identity, scorer, settings, needs])
+    path = run.scores_path(label)
+    if (found := run.finished(f"score {label}", inputs)) is not None:
+        return Scores.load(path, model.units, model.identity), found | {"found": True}
+    stats = calibration.stats(model, run) if chosen.needs_stats else None
+    with run.recording(f"score {label}", inputs, settings) as record:
+        scores = score(model, chosen, stats=stats, graph=run_graph(run))
+        scores.save(path)
+        record.outputs.append(path)
+        record.result.update(scorer=scorer, options=settings, scores=str(path), units=list(scores.kinds))
+    return scores, record.result
+
+
+def prune_step(
+    model: Model,
+    run: Run,
+    *,
+    method: str,
+    sparsity: float,
+    calibration: Calibration,
+    choice: Cut,
+    scorer: str | None = None,
+    scorer_settings: dict[str, Any] | None = None,
+    rung: str = "auto",
+    name: str | None = None,
+) -> dict[str, Any]:
+    """A mask to ``RUN/masks`` and a checkpoint to ``RUN/models``, loaded again and compared."""
+    if method not in PRESETS:
+        raise InputError(f"no method is named {method!r}; there are {', '.join(PRESETS)}")
+    preset = PRESETS[method]
+    choice = choice.with_defaults(preset)
+    choice.check(sparsity)
+    label = name or f"{method}-{sparsity:g}"
+    chosen = make_scorer(scorer or preset.scorer, **(scorer_settings or {}))
+    key = [model.identity, chosen.name, scorer_options(chosen), calibration.key() if chosen.needs_stats else None]
+    inputs = digest([*key, sparsity, asdict(choice), rung])
+    if (found := run.finished(f"prune {label}", inputs)) is not None:
+        return found | {"found": True}
+    with run.recording(f"prune {label}", inputs, {"sparsity": sparsity, **asdict(choice), "rung": rung}) as record:
+        scores, _ = score_step(model, run, scorer=chosen.name, calibration=calibration, **scorer_options(chosen))
+        mask = cut(model, scores, sparsity, choice)
+        saved = save_pruned(model, mask, run.model_folder(label), rung=rung)
+        mask.save(run.mask_path(label))
+        record.outputs += [run.mask_path(label), saved.folder]
+        record.result.update(method=method, scorer=chosen.name, allocation=choice.allocation, compensation="none")
+        record.result.update(removed(model, mask, kinds_of(choice, scores)))
+        record.result.update(
+            mask=str(run.mask_path(label)), checkpoint=str(saved.folder), rung=saved.rung, why=saved.why,
+            checkpoint_params=saved.n_parameters, checkpoint_bytes=saved.n_bytes, max_difference=saved.max_difference,
+        )  # fmt: skip
+    return record.result
+
+
+def removed(model: Model, mask: Mask, kinds: tuple[str, ...]) -> dict[str, Any]:
+    """How much a mask removes: of the prunable parameters (those of the kinds pruned) and of all.
+
+    ``sparsity`` and ``prunable_params_removed`` are the same fraction; ``params_removed`` is of the whole model.
+    """
+    owned = model.units.prunable_parameters(*kinds, *(("kv_head",) if "head" in kinds else ()))
+    if model.is_perceptron:  # a weight between two hidden layers belongs to a neuron of each, and counts once
+        owned = sum(_numel(model, name) for name in {own.parameter for group in model.units for own in group.owns})
+    count = model.n_parameters - Plan.of(mask, model.units).n_parameters_left(model.shapes)
+    units = {
+        kind: sum(int((~mask.keep[g.name]).sum()) for g in model.units.of_kind(kind)) for kind in model.units.kinds
+    }
+    return {
+        "sparsity": count / max(owned, 1),
+        "prunable_params_removed": count / max(owned, 1),
+        "params_removed": count / model.n_parameters,
+        "n_params_removed": count,
+        "n_prunable_params": owned,
+        "units_removed": units,
+    }
+
+
+def _numel(model: Model, name: str) -> int:
+    total = 1
+    for size in model.shapes[name]:
+        total *= size
+    return total
+
+
+def evaluate_step(
+    model: Model,
+    text: Path,
+    *,
+    run: Run | None = None,
+    name: str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Quality and size of a model; kept in ``RUN/evaluations`` if a run is given."""
+    if not text.is_file():
+        raise InputError(f"the text {text} is not there")
+    report = evaluate(model, text, **options).facts()
+    if run is not None:
+        label = name or (model.folder.name if model.folder is not None else model.name)
+        facts = {"model": model.name, "identity": model.identity, "text": file_digest(text)}
+        write_json(run.evaluation_path(label), facts | report)
+    return report

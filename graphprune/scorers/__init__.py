@@ -1,0 +1,92 @@
+"""What matters: one scorer a file, all of them in one table."""
+
+from collections.abc import Callable
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any
+
+import torch
+
+from graphprune.core.errors import InputError
+from graphprune.core.graph import ModelGraph
+from graphprune.core.io import digest
+from graphprune.core.scores import Scores
+from graphprune.core.stats import CalibrationStats
+from graphprune.models.model import Model
+from graphprune.scorers.activation import Activation
+from graphprune.scorers.graphrank import GraphRank
+from graphprune.scorers.inputs import Scorer, ScoringInputs
+from graphprune.scorers.magnitude import Magnitude
+from graphprune.scorers.mlprank import LLMRank, MLPRank
+from graphprune.scorers.random import Random
+from graphprune.scorers.wanda import Wanda
+
+SCORERS: dict[str, Callable[..., Scorer]] = {
+    "random": Random,
+    "magnitude": Magnitude,
+    "activation": Activation,
+    "wanda": Wanda,
+    "mlprank": MLPRank,
+    "llmrank": LLMRank,
+    "graphrank": GraphRank,
+}
+
+
+def make_scorer(name: str, **options: Any) -> Scorer:
+    """A scorer by name.
+
+    Raises:
+        InputError: the name or an option is unknown, or an option's value is out of range.
+    """
+    if name not in SCORERS:
+        raise InputError(f"no scorer is named {name!r}; there are {', '.join(SCORERS)}")
+    kind = SCORERS[name]
+    known = {field.name for field in fields(kind)} if isinstance(kind, type) and is_dataclass(kind) else set()
+    unknown = sorted(options.keys() - known)
+    if unknown:
+        raise InputError(f"the scorer {name} has no option {unknown[0]!r}; it has {', '.join(sorted(known)) or 'none'}")
+    try:
+        return kind(**options)
+    except ValueError as error:
+        raise InputError(f"the scorer {name}: {error}") from error
+
+
+def score(
+    model: Model,
+    scorer: str | Scorer,
+    *,
+    stats: CalibrationStats | None = None,
+    graph: ModelGraph | None = None,
+    **options: Any,
+) -> Scores:
+    """How much each unit of a model matters; higher = keep.
+
+    Args:
+        model: the model.
+        scorer: a name in `SCORERS`, or a scorer.
+        stats: calibration statistics, for scorers that need them.
+        graph: an exported channel graph, so that `graphrank` needn't make one.
+        options: of the scorer, if it is given by name.
+
+    Raises:
+        InputError: an unknown scorer or option, or statistics that are missing or of another model.
+    """
+    chosen = make_scorer(scorer, **options) if isinstance(scorer, str) else scorer
+    if chosen.needs_stats:
+        if stats is None:
+            raise InputError(f"the scorer {chosen.name} needs calibration; give --calibration FILE")
+        if stats.model != model.identity:
+            raise InputError("the calibration statistics belong to another model")
+    values = {name: value.to(torch.float32).cpu() for name, value in chosen(ScoringInputs(model, stats, graph)).items()}
+    settings = scorer_options(chosen)
+    inputs = digest([model.identity, chosen.name, settings, stats_key(chosen, stats)])
+    return Scores(values, chosen.name, settings, model.identity, inputs)
+
+
+def scorer_options(scorer: Scorer) -> dict[str, Any]:
+    """A scorer's hyper-parameters, as JSON."""
+    return asdict(scorer) if is_dataclass(scorer) and not isinstance(scorer, type) else {}
+
+
+def stats_key(scorer: Scorer, stats: CalibrationStats | None) -> object:
+    """What of the calibration a scorer's result depends on."""
+    return dict(stats.options) if scorer.needs_stats and stats is not None else None

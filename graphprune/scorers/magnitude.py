@@ -1,0 +1,39 @@
+"""Norms of a unit's own weights, no data."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from graphprune.scorers.inputs import ScoringInputs, UnitScores
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """``sum |w|`` (norm 1) or ``sqrt(sum w^2)`` (norm 2) over the parameters a unit owns.
+
+    Attributes:
+        norm: 1 or 2.
+        part: `incoming` (the rows that compute the unit: the baseline of LLM-Rank), `outgoing` (the columns that read
+            it), or `all`.
+    """
+
+    norm: int = 1
+    part: Literal["all", "incoming", "outgoing"] = "all"
+    name: ClassVar[str] = "magnitude"
+    needs_stats: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.norm not in {1, 2} or self.part not in {"all", "incoming", "outgoing"}:
+            raise ValueError(f"norm is 1 or 2, part is all, incoming or outgoing; not {self.norm} and {self.part!r}")
+
+    def __call__(self, inputs: ScoringInputs) -> UnitScores:
+        scores = {}
+        for group in inputs.groups:
+            owns = {"all": group.owns, "incoming": group.incoming, "outgoing": group.outgoing}[self.part]
+            total = torch.zeros(group.size)
+            for own in owns:
+                rows = inputs.weight(own).movedim(own.axis, 0).reshape(group.size, -1)
+                total += rows.abs().pow(self.norm).sum(dim=1)
+            scores[group.name] = total.pow(1 / self.norm)
+        return scores

@@ -1,0 +1,143 @@
+"""Saving a pruned model, then loading it again with stock code to see that it is the one that was meant."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+
+from graphprune.core.errors import GraphpruneError
+from graphprune.core.io import read_json, replacing_folder, save_tensors, write_json
+from graphprune.core.mask import Mask
+from graphprune.core.progress import progress
+from graphprune.models.architecture import Decoder
+from graphprune.models.model import Model, build_causal_lm
+from graphprune.surgery.cut import zeroed
+from graphprune.surgery.shape import Rung, Shape, shape_of
+
+SHARD_BYTES = 2 << 30
+TOLERANCE = 1e-4
+LOADERS: dict[Rung, str] = {
+    "uniform": "loads in stock transformers and whatever reads its checkpoints: all layers have the same width",
+    "padded": "loads in stock transformers: layers differ, so each is zero-padded to the widest of them",
+    "masked": "loads wherever the dense model does, and is neither smaller nor faster: removed weights are zeros",
+    "excised": "loads in graphprune: a perceptron's layers have widths of their own",
+}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was written, loaded again and compared.
+
+    Attributes:
+        folder: where it is.
+        rung: `uniform`, `padded`, `masked`, or `excised` for a perceptron.
+        why: who can load it, and why this rung.
+        max_difference: largest absolute difference of logits to the zeroed dense model, in float32.
+        n_parameters: in the checkpoint, padding included.
+        n_bytes: of its weight files.
+    """
+
+    folder: Path
+    rung: Rung
+    why: str
+    max_difference: float
+    n_parameters: int
+    n_bytes: int
+
+
+def save_pruned(model: Model, mask: Mask, folder: Path, *, rung: str = "auto") -> Saved:
+    """Writes the pruned model as a checkpoint and proves it: the folder appears only once its logits are right.
+
+    The reference is the dense model with the removed units' weights set to zero, in float32, on 2 x 32 seeded tokens.
+
+    Raises:
+        InputError: the mask doesn't allow the rung.
+        GraphpruneError: the disk is full, or the checkpoint's logits are not those of the zeroed model.
+    """
+    shape = shape_of(model, mask, rung)
+    with replacing_folder(folder) as temporary:
+        config = shape.config(model.config)
+        write_json(temporary / "config.json", config)
+        _write_weights(model, shape, temporary)
+        _copy_companions(model, temporary)
+        note = {"rung": shape.rung, "from": model.name, "from_checkpoint": model.identity, "method": mask.method}
+        write_json(temporary / "graphprune.json", note | {"options": dict(mask.options)})
+        difference, scale = verify(model, mask, temporary)
+        if not difference <= TOLERANCE * max(scale, 1.0):
+            raise GraphpruneError(
+                f"the saved checkpoint is wrong: its logits differ from the zeroed model's by up to {difference:.3g}"
+            )
+    saved = Model.from_folder(folder)
+    n_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return Saved(folder, shape.rung, LOADERS[shape.rung], difference, saved.n_parameters, n_bytes)
+
+
+def _write_weights(model: Model, shape: Shape, folder: Path) -> None:
+    shards = list(_shards(model))
+    weight_map: dict[str, str] = {}
+    for index, names in enumerate(progress(shards, "writing the checkpoint", unit="shard")):
+        file = "model.safetensors" if len(shards) == 1 else f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
+        tensors = {name: shape.parameter(name, model.parameters[name]) for name in names}
+        save_tensors(folder / file, tensors, {"format": "pt"})
+        weight_map |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
+
+
+def _shards(model: Model) -> Iterator[list[str]]:
+    """Names of parameters in shards of at most `SHARD_BYTES` (of four bytes a value, to be safe)."""
+    names: list[str] = []
+    size = 0
+    for name in sorted(model.shapes):
+        n_bytes = 4 * torch.Size(model.shapes[name]).numel()
+        if names and size + n_bytes > SHARD_BYTES:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += n_bytes
+    yield names
+
+
+def _copy_companions(model: Model, folder: Path) -> None:
+    """The tokenizer and generation settings, so that the folder stands alone."""
+    if model.folder is None:
+        if model.text_tokenizer is not None and hasattr(model.text_tokenizer, "save_pretrained"):
+            model.text_tokenizer.save_pretrained(str(folder))
+        return
+    known = {"config.json", "graphprune.json", "origin.json"}
+    for path in model.folder.iterdir():
+        tokenizer_like = path.name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "generation_config"))
+        if path.is_file() and path.name not in known and (tokenizer_like or path.suffix in {".model", ".jinja"}):
+            shutil.copyfile(path, folder / path.name)
+
+
+def verify(model: Model, mask: Mask, folder: Path) -> tuple[float, float]:
+    """The largest absolute difference of a checkpoint's logits to the zeroed model's, and the largest logit."""
+    reference = zeroed(model.parameters, model.units, mask)
+    if isinstance(model.architecture, Decoder):
+        vocabulary = int(model.shapes["model.embed_tokens.weight"][0])
+        ids = torch.randint(vocabulary, (2, 32), generator=torch.Generator().manual_seed(0))
+        expected = _logits(build_causal_lm(model.config, reference, None, torch.float32), ids)
+        found = _logits(build_causal_lm(read_json(folder / "config.json"), {}, folder, torch.float32), ids)
+    else:
+        width = model.architecture.sizes[0]
+        inputs = torch.randn(32, width, generator=torch.Generator().manual_seed(0))
+        expected = _outputs(Model.from_parameters(model.config, reference), inputs)
+        found = _outputs(Model.from_folder(folder), inputs)
+    return float((expected - found).abs().max()), float(expected.abs().max())
+
+
+def _logits(network: Any, ids: Int[torch.Tensor, "batch seq"]) -> Float[torch.Tensor, "batch seq vocab"]:
+    with torch.inference_mode():
+        result: torch.Tensor = network.eval()(input_ids=ids, use_cache=False).logits.float()
+    return result
+
+
+def _outputs(model: Model, inputs: Float[torch.Tensor, "batch in"]) -> Float[torch.Tensor, "batch out"]:
+    with torch.inference_mode():
+        result: torch.Tensor = model.module(dtype=torch.float32)(inputs)
+    return result

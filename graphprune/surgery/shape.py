@@ -1,0 +1,143 @@
+"""The ladder of checkpoints: which shape a pruned decoder can be saved in so that stock code loads it.
+
+1. `uniform`: all layers have shrunk alike; the configuration is edited.
+2. `padded`: layers differ; each is zero-padded to the widest, so one width fits all.
+3. `masked`: the original shapes with zeros.
+
+A perceptron is stored by layer widths of its own, so it is simply `excised`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Shaped
+
+from graphprune.core.errors import InputError
+from graphprune.core.mask import Mask
+from graphprune.core.units import HEAD, KV_HEAD, NEURON
+from graphprune.models.architecture import Decoder
+from graphprune.models.model import Model
+from graphprune.surgery.cut import Plan
+
+Rung = Literal["uniform", "padded", "masked", "excised"]
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Key/value heads, query heads a key/value head, and neurons: of a layer, or of all."""
+
+    groups: int
+    queries: int
+    neurons: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A rung and what is needed to bring each parameter to it."""
+
+    rung: Rung
+    plan: Plan
+    target: Widths | None = None
+    layers: tuple[Widths, ...] = ()
+    decoder: Decoder | None = None
+
+    def parameter(self, name: str, tensor: Shaped[torch.Tensor, "..."]) -> Shaped[torch.Tensor, "..."]:
+        """One parameter in its new shape."""
+        if self.rung == "masked":
+            return self.plan.zeroed(name, tensor)
+        tensor = self.plan.excised(name, tensor)
+        return tensor if self.rung != "padded" else self._padded(name, tensor)
+
+    def config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration that goes with it."""
+        edited = dict(config)
+        if self.target is not None and self.decoder is not None and self.rung in {"uniform", "padded"}:
+            edited["num_attention_heads"] = self.target.groups * self.target.queries
+            edited["num_key_value_heads"] = self.target.groups
+            edited["head_dim"] = self.decoder.d_head
+            edited["intermediate_size"] = self.target.neurons
+        return edited
+
+    def _padded(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        decoder, target = self.decoder, self.target
+        if decoder is None or target is None or not name.startswith("model.layers."):
+            return tensor
+        have, module = self.layers[int(name.split(".")[2])], name.split(".")[-2]
+        d = decoder.d_head
+        if module in {"gate_proj", "up_proj"}:
+            return _pad(tensor, 0, (have.neurons,), (target.neurons,))
+        if module == "down_proj" and name.endswith("weight"):
+            return _pad(tensor, 1, (have.neurons,), (target.neurons,))
+        if module == "q_proj":
+            return _pad(tensor, 0, (have.groups, have.queries, d), (target.groups, target.queries, d))
+        if module in {"k_proj", "v_proj"}:
+            return _pad(tensor, 0, (have.groups, d), (target.groups, d))
+        if module == "o_proj" and name.endswith("weight"):
+            return _pad(tensor, 1, (have.groups, have.queries, d), (target.groups, target.queries, d))
+        return tensor
+
+
+def _pad(tensor: torch.Tensor, axis: int, have: tuple[int, ...], want: tuple[int, ...]) -> torch.Tensor:
+    """Zero-pads one axis, read as nested sizes ``have``, to nested sizes ``want``."""
+    if have == want:
+        return tensor
+    moved = tensor.movedim(axis, 0)
+    result = moved.new_zeros((*want, *moved.shape[1:]))
+    result[tuple(slice(0, size) for size in have)] = moved.reshape(*have, *moved.shape[1:])
+    return result.reshape(-1, *moved.shape[1:]).movedim(0, axis).contiguous()
+
+
+def shape_of(model: Model, mask: Mask, rung: str = "auto") -> Shape:
+    """The best legal rung for a mask, or the one asked for.
+
+    Args:
+        model: the dense model.
+        mask: what stays.
+        rung: `auto`, `uniform`, `padded` or `masked`; for a perceptron `auto`, `excised` or `masked`.
+
+    Raises:
+        InputError: the rung is unknown, or the mask doesn't allow it.
+    """
+    plan = Plan.of(mask, model.units)
+    if not isinstance(model.architecture, Decoder):
+        if rung not in {"auto", "excised", "masked"}:
+            raise InputError(f"a perceptron's checkpoint is excised or masked, not {rung!r}")
+        return Shape("masked" if rung == "masked" else "excised", plan)
+    if rung not in {"auto", "uniform", "padded", "masked"}:
+        raise InputError(f"a checkpoint is uniform, padded or masked, not {rung!r}")
+    decoder = model.architecture
+    if rung == "masked":
+        return Shape("masked", plan)
+    layers = tuple(_widths(mask, layer) for layer in range(decoder.n_layers))
+    target = _common(decoder, layers)
+    best: Rung = "uniform" if all(widths == target for widths in layers) else "padded"
+    if rung == "uniform" and best != "uniform":
+        raise InputError("layers differ in width after this mask, so the checkpoint can't be uniform; use padded")
+    return Shape("padded" if rung == "padded" else best, plan, target, layers, decoder)
+
+
+def _widths(mask: Mask, layer: int) -> Widths:
+    groups = int(mask.keep[f"{KV_HEAD}.{layer}"].sum())
+    heads = int(mask.keep[f"{HEAD}.{layer}"].sum())
+    return Widths(groups, heads // groups if groups else 0, int(mask.keep[f"{NEURON}.{layer}"].sum()))
+
+
+def _common(decoder: Decoder, layers: tuple[Widths, ...]) -> Widths:
+    """The smallest widths that hold every layer and that configurations accept.
+
+    Several families demand that the number of query heads divides the width of the stream; the original shape is always
+    accepted.
+    """
+    groups = max(1, *(widths.groups for widths in layers))
+    queries = max(1, *(widths.queries for widths in layers))
+    original = (decoder.n_kv_heads, decoder.n_heads // decoder.n_kv_heads)
+    legal = [
+        (g, q)
+        for g in range(groups, original[0] + 1)
+        for q in range(queries, original[1] + 1)
+        if decoder.d_model % (g * q) == 0 or (g, q) == original
+    ]
+    g, q = min(legal, key=lambda pair: (pair[0] * (pair[1] + 1), pair))
+    return Widths(g, q, max(1, *(widths.neurons for widths in layers)))

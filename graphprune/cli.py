@@ -156,7 +156,7 @@ def _add_evaluate(commands: Any) -> None:
     )
     parser.add_argument("--seq-len", type=int, default=512, metavar="N", help="tokens a window (default 512)")
     parser.add_argument("--max-windows", type=int, metavar="N", help="at most this many, spread evenly over the text")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="windows a forward pass (default: by size)")
     parser.add_argument("-o", "--output", type=Path, metavar="RUN", help="keep the report in this run folder")
     parser.add_argument("--name", help="of the report")
     _machine(parser)
@@ -196,6 +196,13 @@ def _check_device(name: str) -> None:
 def _check_sparsity(sparsity: float) -> None:
     if not 0 <= sparsity <= 1:
         raise InputError(f"sparsity is the fraction removed, between 0 and 1, not {sparsity:g}")
+
+
+def _check_name(name: str | None) -> None:
+    from graphprune.core.run import checked_name
+
+    if name is not None:
+        checked_name(name)
 
 
 def _demo(args: argparse.Namespace) -> dict[str, Any]:
@@ -241,6 +248,7 @@ def _rank(args: argparse.Namespace) -> dict[str, Any]:
     from graphprune.pipeline import rank_step
 
     _check_device(args.device)
+    _check_name(args.name)
     if not 0 <= args.alpha <= 1:
         raise InputError(f"alpha is a probability, between 0 and 1, not {args.alpha:g}")
     options = {"alpha": args.alpha, "direction": args.direction, "personalization": args.personalization}
@@ -251,9 +259,11 @@ def _rank(args: argparse.Namespace) -> dict[str, Any]:
 
 def _score(args: argparse.Namespace) -> dict[str, Any]:
     from graphprune.models.load import load_model
-    from graphprune.pipeline import open_run, score_step
+    from graphprune.pipeline import calibrated_scorer, open_run, score_step
 
     calibration, options = _calibrated(args), _options(args.option)
+    calibrated_scorer(args.scorer, options, calibration)
+    _check_name(args.name)
     model = load_model(args.model)
     run = open_run(args.output, model)
     return score_step(model, run, scorer=args.scorer, calibration=calibration, name=args.name, **options)[1]
@@ -262,14 +272,16 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
 def _prune(args: argparse.Namespace) -> dict[str, Any]:
     _check_sparsity(args.sparsity)
     from graphprune.models.load import load_model
-    from graphprune.pipeline import open_run, prune_step
-    from graphprune.pruning import Cut
+    from graphprune.pipeline import calibrated_scorer, open_run, prune_step
+    from graphprune.pruning import PRESETS, Cut
 
     calibration, settings = _calibrated(args), _options(args.option)
     choice = Cut(
         args.allocation, args.units, args.head_mode, args.floor, args.round_to, args.normalise, args.budget
     )  # fmt: skip
     choice.check(args.sparsity)
+    calibrated_scorer(args.scorer or PRESETS[args.method].scorer, settings, calibration)
+    _check_name(args.name)
     model = load_model(args.model)
     return prune_step(
         model, open_run(args.output, model), method=args.method, sparsity=args.sparsity, calibration=calibration,
@@ -283,6 +295,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from graphprune.pipeline import dtype_of, evaluate_step
 
     _check_device(args.device)
+    _check_name(args.name)
     for name in ("max_windows", "batch_size"):
         if (value := getattr(args, name)) is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} is at least 1, not {value}")
@@ -326,6 +339,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.command is None:
         parser.print_help()
         return 2
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # also for the bars of the libraries we call
     warnings.simplefilter("ignore")
     warnings.filterwarnings("default", module=r"graphprune\..*")
     warnings.showwarning = _say_warning

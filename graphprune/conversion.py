@@ -1,6 +1,7 @@
 """A run's graph in the formats of other programs."""
 
 import gzip
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from scipy import sparse
 
+from graphprune.core import mask, scores
 from graphprune.core.coarsen import quotient, sparsify
 from graphprune.core.convert import to_networkx, to_scipy
-from graphprune.core.errors import InputError
+from graphprune.core.errors import FormatError, InputError
 from graphprune.core.graph import Level, ModelGraph
 from graphprune.core.graph_store import load_graph
 from graphprune.core.io import load_tensors, replacing
@@ -72,7 +74,7 @@ def _write_xml(graph: ModelGraph, to: str, path: Path, attributes: Path | None, 
 
     digraph = to_networkx(graph, max_edges=MAX_XML_EDGES)
     if attributes is not None:
-        _attach(digraph, load_tensors(attributes)[0])
+        _attach(digraph, _unit_values(attributes, str(graph.model.get("identity"))))
     write = nx.write_graphml if to == "graphml" else nx.write_gexf
     if gzipped:
         with gzip.open(path, "wb") as file:
@@ -81,11 +83,27 @@ def _write_xml(graph: ModelGraph, to: str, path: Path, attributes: Path | None, 
         write(digraph, str(path))
 
 
+def _unit_values(path: Path, model: str) -> Mapping[str, torch.Tensor]:
+    """The values in a score or mask file of a model.
+
+    Raises:
+        FormatError: the file is damaged, something else, or of another model.
+    """
+    kind = load_tensors(path)[1].get("format")
+    if kind == json.dumps(mask.FORMAT):
+        return mask.Mask.load(path, model=model).keep
+    if kind == json.dumps(scores.FORMAT):
+        return scores.Scores.load(path, model=model).values
+    raise FormatError(f"{path} holds no scores and is no mask")
+
+
 def _attach(digraph: "nx.DiGraph[Any]", values: Mapping[str, torch.Tensor]) -> None:
     """Unit values as the attribute `value` of the nodes of the same name; a head's also on its channels' pattern."""
     matched = 0
     for name, tensor in values.items():
         kind, _, layer = name.partition(".")
+        if kind == "block":  # block.LAYER.attn is the node attn.LAYER.0
+            layer, _, kind = layer.partition(".")
         for position, value in enumerate(tensor.tolist()):
             for node in (f"{kind}.{layer}.{position}", f"pattern.{layer}.{position}" if kind == "head" else None):
                 if node is not None and node in digraph:

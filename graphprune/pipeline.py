@@ -3,11 +3,12 @@
 Options and paths are checked before a model is loaded or a text is read.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from graphprune.calibration.forward import calibrate
+from graphprune.calibration.forward import calibrate, site_sizes
 from graphprune.calibration.text import read_text
 from graphprune.centrality import CENTRALITIES
 from graphprune.centrality.units import per_unit
@@ -24,6 +25,7 @@ from graphprune.extraction.export import export, n_bytes
 from graphprune.models.model import DTYPES, Model
 from graphprune.pruning import PRESETS, Cut, cut, kinds_of
 from graphprune.scorers import make_scorer, score, scorer_options
+from graphprune.scorers.inputs import Scorer
 from graphprune.surgery.checkpoint import save_pruned
 from graphprune.surgery.cut import Plan
 
@@ -45,6 +47,8 @@ class Calibration:
             raise InputError(f"the text {text} is not there")
         if n_samples < 1 or seq_len < 2:
             raise InputError(f"calibration needs at least 1 sample of 2 tokens, not {n_samples} of {seq_len}")
+        if not 0 <= seed < 1 << 63:
+            raise InputError(f"the seed is a whole number from 0 to 2^63 - 1, not {seed}")
         self.text = text
         self.options: dict[str, Any] = {"n_samples": n_samples, "seq_len": seq_len, "seed": seed, "dtype": dtype}
         self.device = device
@@ -62,15 +66,25 @@ class Calibration:
             raise InputError("this needs calibration; give --calibration FILE")
         path = run.stats_path(digest([model.identity, self.key()]))
         if path.is_file():
-            stats = CalibrationStats.load(path)
-            if stats.model == model.identity:
-                return stats
+            return CalibrationStats.load(path, site_sizes(model), model.identity)
         if not model.is_perceptron:
             read_text(self.text)
         options = self.options | {"dtype": dtype_of(self.options["dtype"]), "device": self.device}
         stats = calibrate(model, self.text, **options)
         stats.save(path)
         return stats
+
+
+def calibrated_scorer(name: str, options: Mapping[str, Any], calibration: Calibration) -> Scorer:
+    """A scorer by name, once it is certain that it has all it needs.
+
+    Raises:
+        InputError: an unknown scorer or option, or no calibration text where one is needed.
+    """
+    scorer = make_scorer(name, **options)
+    if scorer.needs_stats and calibration.text is None:
+        raise InputError(f"the scorer {name} needs calibration; give --calibration FILE")
+    return scorer
 
 
 def dtype_of(name: str | None) -> Any:
@@ -175,10 +189,8 @@ def score_step(
     **options: Any,
 ) -> tuple[Scores, dict[str, Any]]:
     """Scores of every unit to ``RUN/scores``."""
-    chosen = make_scorer(scorer, **options)
+    chosen = calibrated_scorer(scorer, options, calibration)
     needs = calibration.key() if chosen.needs_stats else None
-    if chosen.needs_stats and needs is None:
-        raise InputError(f"the scorer {scorer} needs calibration; give --calibration FILE")
     label = name or scorer
     settings = scorer_options(chosen)
     inputs = digest([model.identity, scorer, settings, needs])
@@ -214,7 +226,7 @@ def prune_step(
     choice = choice.with_defaults(preset)
     choice.check(sparsity)
     label = name or f"{method}-{sparsity:g}"
-    chosen = make_scorer(scorer or preset.scorer, **(scorer_settings or {}))
+    chosen = calibrated_scorer(scorer or preset.scorer, scorer_settings or {}, calibration)
     key = [model.identity, chosen.name, scorer_options(chosen), calibration.key() if chosen.needs_stats else None]
     inputs = digest([*key, sparsity, asdict(choice), rung])
     if (found := run.finished(f"prune {label}", inputs)) is not None:

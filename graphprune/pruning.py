@@ -11,6 +11,7 @@ from graphprune.core.units import HEAD, NEURON
 from graphprune.masks.items import Budget, HeadMode, prunable, removable
 from graphprune.masks.select import select
 from graphprune.models.model import Model
+from graphprune.scorers import SCORERS
 from graphprune.surgery.shape import shape_of
 
 Units = Literal["all", "neuron", "head"]
@@ -24,10 +25,7 @@ class Preset:
     allocation: str = "uniform"
 
 
-PRESETS: dict[str, Preset] = {
-    name: Preset(name)
-    for name in ("random", "magnitude", "activation", "wanda", "mlprank", "llmrank", "graphrank")
-}  # fmt: skip
+PRESETS: dict[str, Preset] = {name: Preset(name) for name in SCORERS}
 
 
 @dataclass(frozen=True)

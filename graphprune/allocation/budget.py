@@ -100,5 +100,5 @@ def rounded(remove: Mapping[str, int], pieces: tuple[Pieces, ...], round_to: int
         kept = part.size - remove.get(part.group, 0)
         width = min(max(round(kept / round_to), 1) * round_to, widest)
         floor = part.size - len(part)
-        result[part.group] = part.size - max(width, -(-floor // round_to) * round_to)
+        result[part.group] = part.size - min(max(width, -(-floor // round_to) * round_to), part.size)
     return result

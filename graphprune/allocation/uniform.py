@@ -12,8 +12,8 @@ def uniform(pieces: tuple[Pieces, ...], target: Target) -> Allocation:
 
     The k-th worst piece of layer l goes at sparsity ``(k + phi_l) / size``, where ``phi_l`` in (0, 1) is the van der
     Corput sequence: so the layers that lose one piece more than the others are spread over the depth, and masks of one
-    kind are nested in sparsity. With heads and neurons together, heads go where their turn has come and neurons fill the
-    budget.
+    kind are nested in sparsity. With heads and neurons together, heads go where their turn has come and neurons fill
+    the budget.
 
     Raises:
         InfeasibleError: the floors don't allow that much.

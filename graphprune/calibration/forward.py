@@ -15,7 +15,7 @@ from graphprune.core.io import digest
 from graphprune.core.progress import progress
 from graphprune.core.stats import CalibrationStats
 from graphprune.models.architecture import Decoder, Perceptron
-from graphprune.models.data import read_examples
+from graphprune.models.data import check_inputs, read_examples
 from graphprune.models.model import Model
 
 
@@ -50,6 +50,7 @@ def calibrate(
         inputs = read_examples(text)["inputs"] if isinstance(text, Path) else text
         if not isinstance(inputs, torch.Tensor):
             raise InputError("a perceptron is calibrated on a safetensors file with `inputs`, not on text")
+        check_inputs(model.architecture, inputs)
         options = {"examples": len(inputs), "inputs": digest(inputs.tolist())}
         squares = _perceptron_squares(model, inputs, dtype=dtype, device=device)
         return CalibrationStats(squares, len(inputs), model.identity, options)
@@ -58,6 +59,7 @@ def calibrate(
     else:
         content = read_text(text) if isinstance(text, Path) else text
         rows = sampled(windows(model.tokenizer, content, seq_len, needed=n_samples), n_samples, seed)
+    model.check_tokens(rows)
     squares = _decoder_squares(model, rows, dtype=dtype, device=device)
     options = {"tokens": digest(rows.tolist()), "n_samples": len(rows), "seq_len": rows.shape[1], "seed": seed}
     return CalibrationStats(squares, rows.numel(), model.identity, options)
@@ -120,6 +122,22 @@ def sites(decoder: Decoder) -> tuple[dict[str, list[str]], dict[str, str]]:
     return before, after
 
 
+def site_sizes(model: Model) -> dict[str, int]:
+    """How many channels a model has at every site."""
+    if isinstance(model.architecture, Perceptron):
+        sizes, last = model.architecture.sizes, model.architecture.n_layers - 1
+        widths = {"input.0": sizes[0], f"output.{last}": sizes[-1]}
+        widths |= {f"pre.{layer}": size for layer, size in enumerate(sizes[1:])}
+        return widths | {f"neuron.{layer}": sizes[layer + 1] for layer in range(last)}
+    d = model.architecture
+    heads, kv = d.n_heads * d.d_head, d.n_kv_heads * d.d_head
+    channels = {"query": heads, "attn": heads, "key": kv, "value": kv, "gate": d.d_mlp, "up": d.d_mlp,
+                "neuron": d.d_mlp}  # fmt: skip
+    before, after = sites(d)
+    names = [*(place for places in before.values() for place in places), *after.values()]
+    return {name: channels.get(name.split(".")[0], d.d_model) for name in names}
+
+
 def _decoder_squares(
     model: Model, rows: torch.Tensor, *, dtype: torch.dtype | None, device: str
 ) -> dict[str, torch.Tensor]:
@@ -146,9 +164,6 @@ def _perceptron_squares(
     model: Model, inputs: torch.Tensor, *, dtype: torch.dtype | None, device: str
 ) -> dict[str, torch.Tensor]:
     network: Any = model.module(dtype=dtype, device=device)
-    width = model.shapes["layers.0.weight"][1]
-    if inputs.ndim != 2 or inputs.shape[1] != width:
-        raise InputError(f"the inputs have shape {tuple(inputs.shape)}, the perceptron takes (examples, {width})")
     sums = _Accumulator()
     x = inputs.to(device=device, dtype=dtype or torch.float32)
     last = len(network.layers) - 1

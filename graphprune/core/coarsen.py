@@ -1,12 +1,12 @@
 """Smaller graphs: quotients (channel to unit to block) and the strongest edges."""
 
+from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
 import torch
-from scipy import sparse
 
 from graphprune.core.errors import InputError
 from graphprune.core.graph import LEVELS, Block, Dropped, Level, ModelGraph
@@ -14,7 +14,18 @@ from graphprune.core.nodes import NodeIndex, Span
 
 _UNIT_OF = {"query": "head", "pattern": "head", "attn": "head", "key": "kv_head", "value": "kv_head",
             "gate": "neuron", "up": "neuron"}  # fmt: skip
-_MODULE_OF = _UNIT_OF | {"head": "attn", "kv_head": "attn", "neuron": "mlp"}
+_MODULE_OF = {"head": "attn", "kv_head": "attn", "neuron": "mlp"}
+_MODULE_OF |= {kind: _MODULE_OF[unit] for kind, unit in _UNIT_OF.items()}
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A run of finer nodes that falls into one coarser span, and the position of each node in there."""
+
+    start: int
+    stop: int
+    coarse: str
+    position: torch.Tensor
 
 
 class Quotient:
@@ -26,66 +37,78 @@ class Quotient:
 
     Attributes:
         nodes: the coarser nodes, in topological order.
-        image: the coarser node of every finer node.
     """
 
     def __init__(self, nodes: NodeIndex, level: Level) -> None:
-        fine = {span.kind for span in nodes.spans}
-        if "node" in fine:
+        if any(span.kind == "node" for span in nodes.spans):
             raise InputError("a graph from outside has no levels")
-        parts = [(span, *_place(span, nodes, level)) for span in nodes.spans]
-        spans: dict[str, Span] = {}
-        for _, coarse, _ in sorted(parts, key=lambda part: _rank(part[1])):
-            spans.setdefault(coarse.name, coarse)
+        placed = [(span, *_place(span, nodes, level)) for span in nodes.spans]
+        spans = {coarse.name: coarse for _, coarse, _ in sorted(placed, key=lambda part: _rank(part[1]))}
         self.nodes = NodeIndex(tuple(spans.values()))
-        images = [self.nodes.range(coarse.kind, coarse.layer)[0] + within for _, coarse, within in parts]
-        self.image = np.concatenate(images) if images else np.zeros(0, dtype=np.int64)
+        self._runs = {name: self.nodes.range(span.kind, span.layer) for name, span in spans.items()}
+        self._pieces = [
+            _Piece(*nodes.range(span.kind, span.layer), coarse.name, torch.from_numpy(within))
+            for span, coarse, within in placed
+        ]
+        self._starts = [piece.start for piece in self._pieces]
 
     def blocks(self, blocks: Iterable[Block], *, norm: int = 2) -> list[Block]:
         """The coarser edges of some finer ones: the ``norm`` of the weights that fall together; loops are dropped.
 
-        Blocks whose images overlap must be passed together.
+        Blocks whose images overlap must be passed together. Sums are in float64.
         """
-        sums: dict[tuple[str, str], sparse.csr_array] = {}
+        sums: dict[tuple[str, str], torch.Tensor] = {}
+        dtype = torch.float32
         for block in blocks:
-            matrix = sparse.csr_array(
-                (block.values.abs().double().numpy() ** norm, block.col.numpy(), block.crow.numpy()), shape=block.shape
-            )
-            rows, row_start, row_stop = self._aggregator(block.dst)
-            columns, column_start, column_stop = self._aggregator(block.src)
-            total = sparse.csc_array(rows @ matrix @ columns.T)
-            for src in self._spans_between(column_start, column_stop):
-                part = sparse.csr_array(total[:, src[1] - column_start : src[2] - column_start])
-                for dst in self._spans_between(row_start, row_stop):
-                    piece = part[dst[1] - row_start : dst[2] - row_start]
-                    if piece.nnz and src[0] != dst[0]:
-                        key = (src[0], dst[0])
-                        sums[key] = sums[key] + piece if key in sums else piece
-        dtype = next((block.values.dtype for block in blocks), torch.float32)
-        return [self._block(key, matrix, norm, dtype) for key, matrix in sums.items()]
+            dtype = block.values.dtype
+            for dst in self._in(block.dst):
+                for src in self._in(block.src):
+                    if src.coarse != dst.coarse:
+                        self._add(sums, block, src, dst, norm)
+        return [self._block(key, total, norm, dtype) for key, total in sums.items()]
 
-    def _aggregator(self, run: tuple[int, int]) -> tuple[sparse.csr_array, int, int]:
-        """The matrix that sums fine nodes of a run into coarse ones, and the run of coarse nodes it covers."""
-        image = self.image[slice(*run)]
-        names = [name for name, start, stop in self._all_spans() if ((image >= start) & (image < stop)).any()]
-        covered = [span for span in self._all_spans() if span[0] in names]
-        start, stop = covered[0][1], covered[-1][2]
-        shape = (stop - start, len(image))
-        ones = np.ones(len(image))
-        return sparse.csr_array((ones, (image - start, np.arange(len(image)))), shape=shape), start, stop
+    def _in(self, run: tuple[int, int]) -> list[_Piece]:
+        """The pieces of a run of finer nodes, which starts and stops where spans do."""
+        return self._pieces[bisect_left(self._starts, run[0]) : bisect_left(self._starts, run[1])]
 
-    def _all_spans(self) -> list[tuple[str, int, int]]:
-        return [(span.name, *self.nodes.range(span.kind, span.layer)) for span in self.nodes.spans]
+    def _add(
+        self, sums: dict[tuple[str, str], torch.Tensor], block: Block, src: _Piece, dst: _Piece, norm: int
+    ) -> None:
+        """Adds the powers of the weights between two pieces: dense where every edge is stored, else as COO."""
+        shape = (self._size(dst.coarse), self._size(src.coarse))
+        rows = slice(dst.start - block.dst[0], dst.stop - block.dst[0])
+        columns = slice(src.start - block.src[0], src.stop - block.src[0])
+        if block.is_full:
+            powers = block.values.view(block.shape)[rows, columns].abs().double().pow(norm)
+            part = powers.new_zeros((shape[0], powers.shape[1])).index_add_(0, dst.position, powers)
+            part = part.new_zeros(shape).index_add_(1, src.position, part)
+        else:
+            row, col = block.rows(), block.col.long()
+            here = (row >= rows.start) & (row < rows.stop) & (col >= columns.start) & (col < columns.stop)
+            if not bool(here.any()):
+                return
+            index = torch.stack([dst.position[row[here] - rows.start], src.position[col[here] - columns.start]])
+            powers = block.values[here].abs().double().pow(norm)
+            part = torch.sparse_coo_tensor(index, powers, shape, check_invariants=False)
+        key = (src.coarse, dst.coarse)
+        before = sums.get(key)
+        if before is not None and before.is_sparse != part.is_sparse:
+            before, part = before.to_dense(), part.to_dense()
+        sums[key] = part if before is None else before + part
 
-    def _spans_between(self, start: int, stop: int) -> list[tuple[str, int, int]]:
-        return [span for span in self._all_spans() if start <= span[1] and span[2] <= stop]
+    def _size(self, name: str) -> int:
+        start, stop = self._runs[name]
+        return stop - start
 
-    def _block(self, key: tuple[str, str], matrix: sparse.csr_array, norm: int, dtype: torch.dtype) -> Block:
-        ranges = {name: (start, stop) for name, start, stop in self._all_spans()}
-        matrix.sort_indices()
-        values = torch.from_numpy(matrix.data ** (1 / norm)).to(dtype)
-        crow = torch.from_numpy(matrix.indptr.astype(np.int32))
-        return Block(ranges[key[0]], ranges[key[1]], values, crow, torch.from_numpy(matrix.indices.astype(np.int32)))
+    def _block(self, key: tuple[str, str], total: torch.Tensor, norm: int, dtype: torch.dtype) -> Block:
+        src, dst = self._runs[key[0]], self._runs[key[1]]
+        if not total.is_sparse:
+            return Block.full(src, dst, total.pow(1 / norm).to(dtype))
+        total = total.coalesce()
+        row, col = total.indices()
+        crow = torch.zeros(dst[1] - dst[0] + 1, dtype=torch.int32)
+        crow[1:] = torch.bincount(row, minlength=dst[1] - dst[0]).cumsum(0)
+        return Block(src, dst, total.values().pow(1 / norm).to(dtype), crow, col.int())
 
 
 def _place(span: Span, nodes: NodeIndex, level: Level) -> tuple[Span, np.ndarray[tuple[int], np.dtype[np.int64]]]:
@@ -151,7 +174,7 @@ def sparsify(
         threshold: keep edges of at least this absolute weight.
         share: keep the strongest edges that together hold this share of the total absolute weight (ties are kept).
 
-    Cost: one pass for ``threshold``; one a bit of the weight's type (32 or 64) for ``share``.
+    Cost: one pass for ``threshold``, two for ``share``, a partial sort for ``top_k``.
     """
     given = [rule for rule in (top_k, threshold, share) if rule is not None]
     if len(given) != 1:
@@ -167,7 +190,8 @@ def sparsify(
             threshold = _threshold_of_share(graph, share)
         least = float(threshold or 0)
         kept = [_selected(block, block.values.abs() >= least) for block in graph.blocks]
-    result = replace(graph, blocks=tuple(block for block in kept if block.n_edges), strengths=None)
+    left_over = tuple(block for block in kept if block.n_edges) or tuple(kept[:1])  # an empty block holds the type
+    result = replace(graph, blocks=left_over, strengths=None)
     total, left = _total_weight(graph), _total_weight(result)
     n_dropped = graph.n_edges - result.n_edges
     return result, Dropped(n_dropped, n_dropped / max(graph.n_edges, 1), 1 - left / total if total else 0.0)
@@ -186,27 +210,32 @@ def _selected(block: Block, keep: torch.Tensor) -> Block:
 
 
 def _threshold_of_share(graph: ModelGraph, share: float) -> float:
-    """The largest weight such that the edges at or above it hold the share, found bit by bit."""
+    """The largest weight such that the edges at or above it hold the share.
+
+    Non-negative floats are ordered like their bit patterns: one pass sums the weights by their leading bits, a second
+    sorts those that share the leading bits of the threshold.
+    """
+    integer, shift = (torch.int64, 48) if graph.dtype == torch.float64 else (torch.int32, 16)
     wanted = share * _total_weight(graph)
-    integer, bits = (torch.int64, 63) if graph.dtype == torch.float64 else (torch.int32, 31)
-    pattern = 0  # non-negative floats are ordered like their bit patterns
-    for bit in reversed(range(bits)):
-        trial = torch.tensor(pattern | 1 << bit, dtype=integer).view(graph.dtype).item()
-        if not np.isfinite(trial):
-            continue
-        above = 0.0
-        for block in graph.blocks:
-            weights = block.values.abs()
-            above += float(weights.where(weights >= trial, 0).sum(dtype=torch.float64))
-        if above >= wanted * (1 - 1e-12):
-            pattern |= 1 << bit
-    return float(torch.tensor(pattern, dtype=integer).view(graph.dtype).item())
+    held = torch.zeros(1 << 15, dtype=torch.float64, device=graph.device)
+    for block in graph.blocks:
+        weights = block.values.abs()
+        held += torch.bincount(weights.view(integer) >> shift, weights=weights.double(), minlength=len(held))
+    from_top = held.flip(0).cumsum(0)
+    bucket = len(held) - 1 - int((from_top < wanted * (1 - 1e-12)).sum().clamp(max=len(held) - 1))
+    above = float(from_top[len(held) - 2 - bucket]) if bucket < len(held) - 1 else 0.0
+    inside = [w[w.view(integer) >> shift == bucket] for w in (block.values.abs() for block in graph.blocks)]
+    ordered = torch.cat(inside).sort(descending=True).values
+    if not len(ordered):  # all weights are zero: no edge is needed to hold a share of nothing
+        return float("inf")
+    enough = above + ordered.double().cumsum(0) >= wanted * (1 - 1e-12)
+    return float(ordered[int(enough.int().argmax()) if bool(enough.any()) else -1])
 
 
 def _strongest_incoming(graph: ModelGraph, top_k: int) -> list[Block]:
     """Each node's strongest incoming edges, compared across all the blocks that reach it."""
     kept: list[Block] = []
-    ordered = sorted(graph.blocks, key=lambda block: block.dst)
+    ordered = sorted((_strongest_in_block(block, top_k) for block in graph.blocks), key=lambda block: block.dst)
     for (start, stop), group in groupby(ordered, key=lambda block: block.dst):
         blocks = list(group)
         dst = torch.cat([block.rows() for block in blocks])
@@ -222,3 +251,14 @@ def _strongest_incoming(graph: ModelGraph, top_k: int) -> list[Block]:
         parts = torch.split(keep, [block.n_edges for block in blocks])
         kept += [_selected(block, part) for block, part in zip(blocks, parts, strict=True)]
     return kept
+
+
+def _strongest_in_block(block: Block, top_k: int) -> Block:
+    """A full block without the edges that are not among a row's strongest; any other block as it is."""
+    if not block.is_full or block.shape[1] <= top_k:
+        return block
+    weights = block.values.abs().view(block.shape)
+    least = weights.topk(top_k, dim=1).values[:, -1:]
+    above, level = weights > least, weights == least
+    room = top_k - above.sum(dim=1, keepdim=True)
+    return _selected(block, (above | (level & (level.cumsum(dim=1) <= room))).reshape(-1))

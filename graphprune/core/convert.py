@@ -88,7 +88,7 @@ def _generation_blocks(incoming: sparse.csr_array, sizes: IntArray) -> list[Bloc
     start = 0
     for size in sizes.tolist():
         first, last = int(incoming.indptr[start]), int(incoming.indptr[start + size])
-        if last > first:
+        if last > first or start == 0:  # the first generation's block, always empty, holds the type of the weights
             crow = torch.from_numpy((incoming.indptr[start : start + size + 1] - first).astype(np.int32))
             col = torch.from_numpy(incoming.indices[first:last].astype(np.int32))
             values = torch.from_numpy(incoming.data[first:last].copy())
@@ -122,7 +122,7 @@ def to_scipy(graph: ModelGraph) -> sparse.csr_array:
     return sparse.csr_array(sparse.coo_array((values, (src, dst)), shape=(graph.n_nodes, graph.n_nodes)))
 
 
-def _edge_arrays(graph: ModelGraph) -> tuple[IntArray, IntArray, np.ndarray[Any, Any]]:
+def _edge_arrays(graph: ModelGraph) -> tuple[IntArray, IntArray, np.ndarray[Any, np.dtype[Any]]]:
     """Source, destination (int32, the caller's ids) and weight of every edge."""
     n = graph.n_edges
     src, dst = np.empty(n, dtype=np.int32), np.empty(n, dtype=np.int32)

@@ -14,7 +14,15 @@ import torch
 
 from graphprune.core.errors import FormatError, InputError
 from graphprune.core.graph import LEVELS, WEIGHTS, Block, Level, ModelGraph, Weight
-from graphprune.core.io import load_tensors, read_json, save_tensors, write_json
+from graphprune.core.io import (
+    load_tensors,
+    read_json,
+    save_tensors,
+    settle,
+    temporary_path,
+    write_json,
+    write_unflushed,
+)
 from graphprune.core.nodes import NodeIndex
 
 FORMAT = "graphprune.graph"
@@ -51,36 +59,52 @@ class GraphWriter:
             self.rows.append({"key": key, "src": block.src, "dst": block.dst, "shard": len(self.shards)})
             self.out_strength[slice(*block.src)] += block.pull(block.values.new_ones(block.shape[0]))
             self.in_strength[slice(*block.dst)] += block.push(block.values.new_ones(block.shape[1]))
-        save_tensors(self.folder / shard, tensors)
+        write_unflushed(temporary_path(self.folder / shard), tensors)
         self.shards.append(shard)
 
     def finish(self, *, level: Level, weight: Weight, model: Mapping[str, Any], inputs: str, n_edges: int) -> None:
-        """Makes the shards the folder's graph and removes those of the graph that was there before."""
-        strengths = f"strengths-{self.identity}.safetensors"
-        save_tensors(self.folder / strengths, {"out": self.out_strength, "in": self.in_strength})
-        write_json(
-            self.folder / "manifest.json",
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                "level": level,
-                "weight": weight,
-                "model": dict(model),
-                "inputs": inputs,
-                "n_nodes": self.nodes.n_nodes,
-                "n_edges": n_edges,
-                "nodes": self.nodes.to_json(),
-                "shards": self.shards,
-                "strengths": strengths,
-                "blocks": self.rows,
-            },
-        )
+        """Makes the shards the folder's graph and removes those of the graph that was there before.
+
+        Shards are flushed together here, so that the disk works while the next shard is made.
+        """
+        try:
+            for shard in self.shards:
+                settle(temporary_path(self.folder / shard), self.folder / shard)
+            strengths = f"strengths-{self.identity}.safetensors"
+            save_tensors(self.folder / strengths, {"out": self.out_strength, "in": self.in_strength})
+            write_json(
+                self.folder / "manifest.json",
+                {
+                    "format": FORMAT,
+                    "version": VERSION,
+                    "level": level,
+                    "weight": weight,
+                    "model": dict(model),
+                    "inputs": inputs,
+                    "n_nodes": self.nodes.n_nodes,
+                    "n_edges": n_edges,
+                    "nodes": self.nodes.to_json(),
+                    "shards": self.shards,
+                    "strengths": strengths,
+                    "blocks": self.rows,
+                },
+            )
+        except BaseException:
+            if not self._is_in_place():
+                self.abandon()
+            raise
         self._remove_all_but(self.identity)
 
     def abandon(self) -> None:
         """Removes what this writer has written, for a run that failed half-way."""
-        for path in self.folder.glob(f"*-{self.identity}*.safetensors"):
-            path.unlink()
+        for pattern in (f"*-{self.identity}*.safetensors", f".*-{self.identity}*.safetensors"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
+
+    def _is_in_place(self) -> bool:
+        """Whether the folder's manifest already is this writer's."""
+        path = self.folder / "manifest.json"
+        return path.is_file() and read_json(path).get("shards") == self.shards
 
     def _remove_all_but(self, identity: str) -> None:
         for pattern in ("blocks-*.safetensors", "strengths-*.safetensors"):
@@ -140,12 +164,14 @@ def load_graph(folder: Path) -> ModelGraph:
             model=manifest["model"],
             strengths=(strengths["out"], strengths["in"]),
         )
+        if (graph.n_edges, graph.n_nodes) != (manifest["n_edges"], manifest["n_nodes"]):
+            raise FormatError(f"the graph in {folder} is damaged: its edges don't match its manifest")
     except InputError as error:
         raise FormatError(f"the graph in {folder} is incomplete: {error}") from error
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise FormatError(f"the graph in {folder} is damaged: {error!r}") from error
-    if graph.n_edges != manifest["n_edges"] or graph.n_nodes != manifest["n_nodes"]:
-        raise FormatError(f"the graph in {folder} is damaged: its edges don't match its manifest")
+    if not all(bool(torch.isfinite(strength).all()) for strength in strengths.values()):  # sums of all the weights
+        raise FormatError(f"the graph in {folder} has a weight that is NaN or infinite")
     return graph
 
 

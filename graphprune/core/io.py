@@ -19,7 +19,19 @@ from safetensors.torch import save_file
 
 from graphprune.core.errors import FormatError, GraphpruneError, InputError
 
-TEMPORARY = ".tmp-"
+TEMPORARY, ASIDE = ".tmp-", "old-"
+
+
+def temporary_path(path: Path) -> Path:
+    """Where this process writes what shall become ``path``."""
+    return path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
+
+
+def settle(temporary: Path, path: Path) -> None:
+    """Flushes a finished temporary file and lets it take its place."""
+    temporary.chmod(0o644)  # safetensors makes its files readable by their owner alone
+    flush(temporary)
+    temporary.replace(path)
 
 
 @contextmanager
@@ -29,19 +41,25 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         GraphpruneError: the disk is full or the folder can't be written; nothing is left behind.
     """
-    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
+    temporary = temporary_path(path)
+    with _writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            settle(temporary, path)
+            flush(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Says of errors of the operating system that they kept ``path`` from being written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.chmod(0o644)  # safetensors makes its files readable by their owner alone
-        flush(temporary)
-        temporary.replace(path)
-        flush(path.parent)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if (reason := _unwritable(error)) is not None:
-            raise GraphpruneError(f"cannot write {path}: {reason}") from error
-        raise
+        yield
+    except (OSError, SafetensorError) as error:
+        raise GraphpruneError(f"cannot write {path}: {_reason(error)}") from error
 
 
 @contextmanager
@@ -53,31 +71,34 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     Raises:
         GraphpruneError: the disk is full or the place can't be written; nothing is left behind.
     """
-    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
-    aside = path.parent / f"{TEMPORARY}{os.getpid()}-old-{path.name}"
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for file in temporary.iterdir():
-            flush(file)
-        if path.exists():
-            path.rename(aside)
-        temporary.rename(path)
-        flush(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise GraphpruneError(f"cannot write {path}: {_unwritable(error)}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(aside, ignore_errors=True)
+    temporary, aside = temporary_path(path), temporary_path(path.parent / f"{ASIDE}{path.name}")
+    with _writing(path):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in temporary.iterdir():
+                flush(file)
+            if path.exists():
+                path.rename(aside)
+            temporary.rename(path)
+            flush(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            _restore(aside, path)
 
 
-def _unwritable(error: BaseException) -> str | None:
+def _restore(aside: Path, path: Path) -> None:
+    """Puts a folder back that was moved aside for one that never came; else removes it."""
+    if aside.exists() and not path.exists():
+        aside.rename(path)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _reason(error: OSError | SafetensorError) -> str:
     if isinstance(error, OSError):
         return os.strerror(error.errno) if error.errno else str(error)
-    if isinstance(error, SafetensorError):  # it wraps the operating system's error in a sentence
-        text = str(error)
-        return os.strerror(errno.ENOSPC) if f"os error {errno.ENOSPC}" in text else text
-    return None
+    text = str(error)  # safetensors wraps the operating system's error in a sentence
+    return os.strerror(errno.ENOSPC) if f"os error {errno.ENOSPC}" in text else text
 
 
 def flush(path: Path) -> None:
@@ -92,9 +113,11 @@ def flush(path: Path) -> None:
 def sweep_temporaries(folder: Path) -> None:
     """Removes what processes that no longer run have left half-written in ``folder`` and the folders in it."""
     for path in [*folder.glob(f"{TEMPORARY}*"), *folder.glob(f"*/{TEMPORARY}*"), *folder.glob(f"*/*/{TEMPORARY}*")]:
-        owner = path.name.removeprefix(TEMPORARY).split("-")[0]
+        owner, _, name = path.name.removeprefix(TEMPORARY).partition("-")
         if owner.isdigit() and not _is_alive(int(owner)):
-            if path.is_dir():
+            if path.is_dir() and name.startswith(ASIDE):
+                _restore(path, path.parent / name.removeprefix(ASIDE))
+            elif path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
@@ -135,9 +158,35 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Writes named tensors as one safetensors file, whole or not at all."""
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        save_file(whole, str(temporary), metadata=dict(metadata or {}))
+        _save(temporary, tensors, metadata)
+
+
+def write_unflushed(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Writes a safetensors file without waiting for the disk; `settle` it later."""
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save(path, tensors)
+
+
+def _save(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(whole, str(path), metadata=dict(metadata or {}))
+    if metadata and len(metadata) > 1:
+        _sort_metadata(path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sorts the metadata of a safetensors file, which the library writes in random order: same content, same bytes."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        if len(text) != size:
+            raise FormatError(f"{path} has a header of {size} bytes, sorted it has {len(text)}")
+        file.seek(8)
+        file.write(text)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool
 
 from graphprune.core import unit_file
+from graphprune.core.errors import FormatError
 from graphprune.core.units import HEAD, KV_HEAD, UnitTable
 
 FORMAT, VERSION = "graphprune.mask", 1
@@ -68,8 +69,13 @@ class Mask:
             FormatError: the file is damaged or of another model.
         """
         keep, facts = unit_file.load(path, FORMAT, VERSION, torch.bool)
+        mask = cls(keep, facts["method"], facts["options"], facts["model"])
         if model is not None:
-            unit_file.check_model(path, facts["model"], model)
+            unit_file.check_model(path, mask.model, model)
         if units is not None:
             unit_file.check_against(path, keep, units, every_kind=True)
-        return cls(keep, facts["method"], facts["options"], facts["model"])
+            try:
+                mask.check_legal(units)
+            except ValueError as error:
+                raise FormatError(f"{path} is no legal mask: {error}") from error
+        return mask

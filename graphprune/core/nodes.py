@@ -1,6 +1,6 @@
 """Which node is what: spans of one kind, one after the other, in topological order."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,13 +33,16 @@ class NodeIndex:
 
     spans: tuple[Span, ...]
 
+    def __post_init__(self) -> None:
+        names = [span.name for span in self.spans]
+        if len(set(names)) < len(names):
+            raise ValueError(f"span {next(name for name in names if names.count(name) > 1)} appears twice")
+
     @cached_property
     def _start(self) -> dict[str, int]:
         starts: dict[str, int] = {}
         offset = 0
         for span in self.spans:
-            if span.name in starts:
-                raise ValueError(f"span {span.name} appears twice")
             starts[span.name] = offset
             offset += span.size
         return starts
@@ -82,5 +85,5 @@ class NodeIndex:
         return [[span.kind, span.layer, span.size] for span in self.spans]
 
     @classmethod
-    def from_json(cls, rows: Iterable[tuple[str, int, int]]) -> "NodeIndex":
+    def from_json(cls, rows: Iterable[Sequence[Any]]) -> "NodeIndex":
         return cls(tuple(Span(str(kind), int(layer), int(size)) for kind, layer, size in rows))

@@ -69,6 +69,8 @@ class Run:
             found, name = model["identity"], model.get("name", "another model")
         except (KeyError, TypeError, AttributeError) as error:
             raise FormatError(f"{self._manifest_path} is damaged: it names no model") from error
+        if not isinstance(manifest.get("steps", {}), dict):
+            raise FormatError(f"{self._manifest_path} is damaged: its steps are no object")
         if identity is not None and found != identity:
             raise FormatError(f"the run folder {self.folder} belongs to another model ({name}); name a new folder")
 

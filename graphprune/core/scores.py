@@ -59,4 +59,4 @@ class Scores:
             unit_file.check_model(path, facts["model"], model)
         if units is not None:
             unit_file.check_against(path, values, units, every_kind=False)
-        return cls(values, facts["method"], facts["options"], facts["model"], facts["inputs"])
+        return cls(values, facts["method"], facts["options"], facts["model"], str(facts.get("inputs", "")))

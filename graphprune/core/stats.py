@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
+from graphprune.core import unit_file
 from graphprune.core.errors import FormatError
 from graphprune.core.io import load_tensors, save_tensors
 
@@ -57,20 +58,41 @@ class CalibrationStats:
         save_tensors(path, self.squares, metadata)
 
     @classmethod
-    def load(cls, path: Path) -> "CalibrationStats":
-        """Reads statistics.
+    def load(cls, path: Path, sizes: Mapping[str, int] | None = None, model: str | None = None) -> "CalibrationStats":
+        """Reads statistics and checks them against a model's sites and hash, where given.
 
         Raises:
-            FormatError: the file is damaged, of another kind, or of a newer version.
+            FormatError: the file is damaged, of another kind, of a newer version, or of another model.
         """
         squares, metadata = load_tensors(path)
         try:
             facts = {name: json.loads(value) for name, value in metadata.items()}
             if facts["format"] != FORMAT or facts["version"] > VERSION:
                 raise FormatError(f"{path} is no statistics file of version {VERSION} or older")
-            stats = cls(squares, facts["n_tokens"], facts["model"], facts["options"])
+            n_tokens, found, options = facts["n_tokens"], facts["model"], dict(facts["options"])
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{path} has damaged metadata: {error!r}") from error
-        if not all(bool(torch.isfinite(value).all()) for value in squares.values()):
-            raise FormatError(f"{path} has a value that is NaN or infinite")
-        return stats
+        if not isinstance(n_tokens, int) or n_tokens < 1 or not isinstance(found, str):
+            raise FormatError(f"{path} has damaged metadata: {n_tokens!r} tokens of model {found!r}")
+        if model is not None:
+            unit_file.check_model(path, found, model)
+        if sizes is not None:
+            _check_sites(path, squares, sizes)
+        for site, values in squares.items():
+            if values.dtype != torch.float64:
+                raise FormatError(f"{path}: {site} is {values.dtype}, not {torch.float64}")
+            if not bool(torch.isfinite(values).all()):
+                raise FormatError(f"{path}: {site} has a value that is NaN or infinite")
+            if bool((values < 0).any()):
+                raise FormatError(f"{path}: {site} has a negative sum of squares")
+        return cls(squares, n_tokens, found, options)
+
+
+def _check_sites(path: Path, squares: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> None:
+    for site in sorted(squares.keys() | sizes.keys()):
+        if site not in squares:
+            raise FormatError(f"{path}: {site} is missing")
+        if site not in sizes:
+            raise FormatError(f"{path}: {site} is no site of this model")
+        if squares[site].shape != (sizes[site],):
+            raise FormatError(f"{path}: {site} has {tuple(squares[site].shape)} entries, this model has {sizes[site]}")

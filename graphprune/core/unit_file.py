@@ -34,6 +34,9 @@ def load(path: Path, kind: str, version: int, dtype: torch.dtype) -> tuple[dict[
         raise FormatError(f"{path} is no {kind} file")
     if not isinstance(facts.get("version"), int) or facts["version"] > version:
         raise FormatError(f"{path} has format version {facts.get('version')}; this program reads up to {version}")
+    for name, wanted in (("method", str), ("options", dict), ("model", str)):
+        if not isinstance(facts.get(name), wanted):
+            raise FormatError(f"{path} has damaged metadata: its {name} is missing or no {wanted.__name__}")
     for name, tensor in tensors.items():
         if tensor.dtype != dtype:
             raise FormatError(f"{path}: {name} is {tensor.dtype}, not {dtype}")

@@ -9,8 +9,9 @@ import torch
 from graphprune.calibration.text import read_text, spread, windows
 from graphprune.core.errors import InputError
 from graphprune.evaluation.perplexity import perplexity
+from graphprune.models.architecture import Perceptron
 from graphprune.models.checkpoint import Checkpoint
-from graphprune.models.data import read_examples
+from graphprune.models.data import check_inputs, read_examples
 from graphprune.models.model import Model
 
 
@@ -52,7 +53,7 @@ def evaluate(
     *,
     seq_len: int = 512,
     max_windows: int | None = None,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
 ) -> EvalReport:
@@ -64,7 +65,7 @@ def evaluate(
             safetensors file with `inputs` and `labels`.
         seq_len: tokens a window; windows don't overlap.
         max_windows: at most this many, spread evenly over the text; all by default.
-        batch_size: windows a forward pass.
+        batch_size: windows a forward pass; by default as many as keep the logits small.
         dtype: of the forward pass; the checkpoint's own by default (float32 for float16).
         device: of the forward pass.
 
@@ -74,10 +75,11 @@ def evaluate(
     import time
 
     dtype = dtype or model.preferred_dtype()
-    if model.is_perceptron:
+    if isinstance(model.architecture, Perceptron):
         if not isinstance(text, Path):
             raise InputError("a perceptron is evaluated on a safetensors file with `inputs` and `labels`")
         examples = read_examples(text, labelled=True)
+        check_inputs(model.architecture, examples["inputs"])
         start = time.perf_counter()
         quality = accuracy(model.module(dtype=torch.float32, device=device), examples["inputs"], examples["labels"])
         count = len(examples["inputs"])
@@ -87,6 +89,7 @@ def evaluate(
     else:
         content = read_text(text) if isinstance(text, Path) else text
         rows = spread(windows(model.tokenizer, content, seq_len), max_windows)
+    model.check_tokens(rows)
     network = model.module(dtype=dtype, device=device)
     start = time.perf_counter()
     value = perplexity(network, rows, device=device, batch_size=batch_size)

@@ -8,6 +8,8 @@ from jaxtyping import Float, Int
 
 from graphprune.core.progress import progress
 
+LOGITS = 1 << 24
+
 
 def negative_log_likelihood(
     logits: Float[torch.Tensor, "batch seq vocab"], ids: Int[torch.Tensor, "batch seq"]
@@ -22,7 +24,7 @@ def perplexity(
     rows: Int[torch.Tensor, "windows seq_len"],
     *,
     device: str = "cpu",
-    batch_size: int = 1,
+    batch_size: int | None = None,
     what: str = "evaluating",
 ) -> float:
     """``exp`` of the mean negative log-likelihood of every predicted token.
@@ -33,9 +35,11 @@ def perplexity(
         network: a causal language model that returns `logits`.
         rows: token ids; nothing carries over from one window to the next.
         device: where the network lies.
-        batch_size: windows a forward pass; the result doesn't depend on it.
+        batch_size: windows a forward pass; the result doesn't depend on it. By default as many as keep the logits
+            below `LOGITS` values.
         what: the name on the progress bar.
     """
+    batch_size = batch_size or max(1, LOGITS // (rows.shape[1] * int(network.config.vocab_size)))
     total = torch.zeros((), dtype=torch.float64)
     batches: Iterable[torch.Tensor] = torch.split(rows, batch_size)
     with torch.inference_mode():

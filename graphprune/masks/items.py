@@ -60,7 +60,8 @@ def removable(
         units: the model's units.
         kinds: `head`, `neuron`, or both.
         head_mode: `group` removes whole key/value groups, `balanced` one query head from every group.
-        floor: pieces that stay in every layer.
+        floor: pieces that stay in every layer. `balanced` keeps at least one: the last one would take all key/value
+            heads with it and so cost more than the others.
         budget: what a piece costs: its `parameters`, or its number of `units`.
 
     Raises:
@@ -77,7 +78,8 @@ def removable(
             pieces, extra = _head_pieces(values, units[f"{KV_HEAD}.{group.layer}"], head_mode)
         else:
             pieces, extra = torch.arange(group.size)[:, None], 0
-        result.append(_sorted(group, values, pieces, extra, floor, budget))
+        least = max(floor, 1) if group.kind == HEAD and head_mode == "balanced" else floor
+        result.append(_sorted(group, values, pieces, extra, least, budget))
     return tuple(result)
 
 

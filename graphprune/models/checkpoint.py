@@ -69,6 +69,9 @@ class Checkpoint(Mapping[str, torch.Tensor]):
             self._checked.add(name)
         return tensor
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._file_of
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._file_of)
 

@@ -142,7 +142,23 @@ class Model:
             raise ModelError(f"{self.name} has no tokenizer")
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(str(self.folder))
+        try:
+            return AutoTokenizer.from_pretrained(str(self.folder), local_files_only=True)
+        except Exception as error:  # the tokenizers library raises nothing more special
+            raise ModelError(f"transformers cannot load the tokenizer in {self.folder}: {error}") from error
+
+    def check_tokens(self, rows: torch.Tensor) -> None:
+        """Checks that the model has an embedding for every token.
+
+        Raises:
+            ModelError: the tokenizer, or whoever made the tokens, knows more of them than the model.
+        """
+        vocabulary = self.shapes["model.embed_tokens.weight"][0]
+        if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < vocabulary:
+            raise ModelError(
+                f"{self.name} knows {vocabulary} tokens and was given token {int(rows.max())}; "
+                "the tokenizer is another model's"
+            )
 
     def preferred_dtype(self) -> torch.dtype:
         """bfloat16 for a bfloat16 checkpoint, else float32 (float16 overflows and is slow on a CPU)."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -14,7 +14,7 @@ from graphprune.core.stats import CalibrationStats
 from graphprune.models.model import Model
 from graphprune.scorers.activation import Activation
 from graphprune.scorers.graphrank import GraphRank
-from graphprune.scorers.inputs import Scorer, ScoringInputs
+from graphprune.scorers.inputs import Scorer, ScoringInputs, option_value
 from graphprune.scorers.magnitude import Magnitude
 from graphprune.scorers.mlprank import LLMRank, MLPRank
 from graphprune.scorers.random import Random
@@ -31,7 +31,7 @@ SCORERS: dict[str, Callable[..., Scorer]] = {
 }
 
 
-def make_scorer(name: str, **options: Any) -> Scorer:
+def make_scorer(name: str, /, **options: Any) -> Scorer:
     """A scorer by name.
 
     Raises:
@@ -45,7 +45,7 @@ def make_scorer(name: str, **options: Any) -> Scorer:
     if unknown:
         raise InputError(f"the scorer {name} has no option {unknown[0]!r}; it has {', '.join(sorted(known)) or 'none'}")
     try:
-        return kind(**options)
+        return kind(**{option: option_value(cast("type", kind), option, value) for option, value in options.items()})
     except ValueError as error:
         raise InputError(f"the scorer {name}: {error}") from error
 

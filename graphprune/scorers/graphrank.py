@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from graphprune.centrality.pagerank import pagerank
 from graphprune.core.graph import ModelGraph
 from graphprune.extraction.export import export, graph_facts
-from graphprune.scorers.inputs import ScoringInputs, UnitScores
+from graphprune.scorers.inputs import ScoringInputs, UnitScores, check_options
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class GraphRank:
 
     direction: Literal["backward", "forward", "both"] = "backward"
     weight: Literal["activation", "magnitude"] = "activation"
-    alpha: float = 1.0
+    alpha: float = 0.9
     personalization: Literal["outputs", "inputs", "uniform"] = "outputs"
     normalisation: Literal["layer", "none"] = "layer"
     name: ClassVar[str] = "graphrank"
@@ -33,13 +33,11 @@ class GraphRank:
         return self.weight == "activation"
 
     def __post_init__(self) -> None:
-        allowed = {"direction": ("backward", "forward", "both"), "weight": ("activation", "magnitude"),
-                   "personalization": ("outputs", "inputs", "uniform"), "normalisation": ("layer", "none")}  # fmt: skip
-        for option, values in allowed.items():
-            if getattr(self, option) not in values:
-                raise ValueError(f"{option} is {', '.join(values)}; not {getattr(self, option)!r}")
+        check_options(self)
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha lies in [0, 1], not {self.alpha}")
+        if (self.direction, self.personalization) in {("forward", "outputs"), ("backward", "inputs")}:
+            raise ValueError(f"direction {self.direction} and personalization {self.personalization} reach no unit")
 
     def __call__(self, inputs: ScoringInputs) -> UnitScores:
         graph = self._graph(inputs)

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from graphprune.scorers.inputs import ScoringInputs, UnitScores
+from graphprune.scorers.inputs import ScoringInputs, UnitScores, check_options
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,13 @@ class Magnitude:
             it), or `all`.
     """
 
-    norm: int = 1
+    norm: Literal[1, 2] = 1
     part: Literal["all", "incoming", "outgoing"] = "all"
     name: ClassVar[str] = "magnitude"
     needs_stats: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.norm not in {1, 2} or self.part not in {"all", "incoming", "outgoing"}:
-            raise ValueError(f"norm is 1 or 2, part is all, incoming or outgoing; not {self.norm} and {self.part!r}")
+        check_options(self)
 
     def __call__(self, inputs: ScoringInputs) -> UnitScores:
         scores = {}

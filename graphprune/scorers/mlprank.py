@@ -19,20 +19,22 @@ import torch
 from jaxtyping import Float
 
 from graphprune.models.architecture import Decoder, Perceptron
-from graphprune.scorers.inputs import ScoringInputs, UnitScores
+from graphprune.scorers.inputs import ScoringInputs, UnitScores, check_options
 
-Vector = Float[torch.Tensor, " channels"]
+Vector = Float[torch.Tensor, " _channels"]  # of any length: layers differ
 Matrix = Float[torch.Tensor, "out in"]
 Step = tuple[Callable[[], Matrix], Vector, str | None]
 
 
-def scaled(x: Vector) -> Vector:
+def scaled(x: Float[torch.Tensor, " channels"]) -> Float[torch.Tensor, " channels"]:
     """The vector scaled to sum 1; uniform if it is all zero."""
     total = x.sum()
     return x / total if float(total) > 0 else torch.full_like(x, 1 / len(x))
 
 
-def weighted_pagerank(W: Matrix, r: Vector, a: Vector, *, gamma: float, theta: float) -> Vector:
+def weighted_pagerank(
+    W: Matrix, r: Float[torch.Tensor, " in"], a: Float[torch.Tensor, " out"], *, gamma: float, theta: float
+) -> Float[torch.Tensor, " out"]:
     """One layer of weighted PageRank.
 
     Math: ``gamma * M r + (1 - gamma) * a / sum(a)`` with ``M = theta |W| / colsum(|W|) + (1 - theta) 1[W != 0] /
@@ -53,7 +55,9 @@ def weighted_pagerank(W: Matrix, r: Vector, a: Vector, *, gamma: float, theta: f
     return scaled(gamma * (theta * by_strength + (1 - theta) * by_degree) + (1 - gamma) * scaled(a))
 
 
-def modified_pagerank(W: Matrix, r: Vector, a: Vector) -> Vector:
+def modified_pagerank(
+    W: Matrix, r: Float[torch.Tensor, " in"], a: Float[torch.Tensor, " out"]
+) -> Float[torch.Tensor, " out"]:
     """One layer of modified PageRank: ``(|W| r) * a``, elementwise, scaled to sum 1."""
     return scaled((W @ scaled(r)) * a)
 
@@ -66,7 +70,7 @@ class MLPRank:
         rank: `wpr` (weighted PageRank) or `mpr` (modified PageRank).
         gamma: of `wpr`: share that flows along the graph. At 0 the graph is not used at all.
         theta: of `wpr`: strength against degree.
-        graph: `chained` (all blocks one deep MLP) or `isolated` (every block alone).
+        blocks: `chained` (all blocks one deep MLP) or `isolated` (every block alone).
         mlp: of a gated MLP: `up` (only the up projection is seen, as published) or `gated` (edges |up| + |gate|, and
             the norm of the product as the neuron's activation).
         activation: norms `post` or `pre` nonlinearity.
@@ -75,20 +79,16 @@ class MLPRank:
     rank: Literal["wpr", "mpr"] = "wpr"
     gamma: float = 0.9
     theta: float = 0.5
-    graph: Literal["chained", "isolated"] = "chained"
+    blocks: Literal["chained", "isolated"] = "chained"
     mlp: Literal["up", "gated"] = "up"
     activation: Literal["post", "pre"] = "post"
     name: ClassVar[str] = "mlprank"
     needs_stats: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_options(self)
         if not (0 <= self.gamma <= 1 and 0 <= self.theta <= 1):
             raise ValueError(f"gamma and theta lie in [0, 1], not {self.gamma} and {self.theta}")
-        allowed = {"rank": ("wpr", "mpr"), "graph": ("chained", "isolated"), "mlp": ("up", "gated"),
-                   "activation": ("post", "pre")}  # fmt: skip
-        for option, values in allowed.items():
-            if getattr(self, option) not in values:
-                raise ValueError(f"{option} is {' or '.join(values)}, not {getattr(self, option)!r}")
 
     def __call__(self, inputs: ScoringInputs) -> UnitScores:
         scores: UnitScores = {}
@@ -109,12 +109,12 @@ class MLPRank:
             yield self._perceptron_chain(inputs, inputs.model.architecture)
             return
         decoder = inputs.model.architecture
-        blocks = [self._block_steps(inputs, decoder, layer) for layer in range(decoder.n_layers)]
+        chains = [self._block_steps(inputs, decoder, layer) for layer in range(decoder.n_layers)]
         start = [inputs.measured.norm(f"mlp_in.{layer}") for layer in range(decoder.n_layers)]
-        if self.graph == "chained":
-            yield start[0], [step for steps in blocks for step in steps]
+        if self.blocks == "chained":
+            yield start[0], [step for steps in chains for step in steps]
         else:
-            yield from zip(start, blocks, strict=True)
+            yield from zip(start, chains, strict=True)
 
     def _block_steps(self, inputs: ScoringInputs, decoder: Decoder, layer: int) -> list[Step]:
         site = {"pre": "up", "post": "neuron"}[self.activation] if self.mlp == "up" else "neuron"

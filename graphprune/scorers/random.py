@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from graphprune.scorers.inputs import ScoringInputs, UnitScores
+from graphprune.scorers.inputs import ScoringInputs, UnitScores, check_options
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,11 @@ class Random:
     seed: int = 0
     name: ClassVar[str] = "random"
     needs_stats: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"the seed is a whole number from 0 to 2^63 - 1, not {self.seed}")
 
     def __call__(self, inputs: ScoringInputs) -> UnitScores:
         generator = torch.Generator().manual_seed(self.seed)

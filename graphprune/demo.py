@@ -148,9 +148,8 @@ def _say_next(say: _Narrator, name: str, run: Run, pruned: dict[str, Any]) -> No
     say(f"\nDone in {say.elapsed():.0f} seconds. Everything is in {run.folder}. What to type next:\n")
     say(f"  graphprune rank {folder} --direction forward")
     say(f"  graphprune convert {folder} --to graphml --level block -o {shlex.quote(f'{Path(name).name}.graphml')}")
-    say(
-        f"  graphprune evaluate {shlex.quote(pruned['checkpoint'])} --text {shlex.quote(str(SHIPPED / 'evaluation.txt'))}"
-    )
+    checkpoint, text = shlex.quote(pruned["checkpoint"]), shlex.quote(str(SHIPPED / "evaluation.txt"))
+    say(f"  graphprune evaluate {checkpoint} --text {text}")
     other = "smollm2-135m" if name == "tiny" else "MODEL"
     say(f"  graphprune prune {shlex.quote(name)} --method graphrank --sparsity 0.3 -o {folder} \\")
     say(f"      --calibration {shlex.quote(str(SHIPPED / 'calibration.txt'))}")

@@ -198,7 +198,7 @@ def sparsify(
 
 
 def _total_weight(graph: ModelGraph) -> float:
-    return sum(float(block.values.abs().sum(dtype=torch.float64)) for block in graph.blocks)
+    return sum((float(block.values.abs().sum(dtype=torch.float64)) for block in graph.blocks), 0.0)
 
 
 def _selected(block: Block, keep: torch.Tensor) -> Block:
@@ -217,6 +217,8 @@ def _threshold_of_share(graph: ModelGraph, share: float) -> float:
     """
     integer, shift = (torch.int64, 48) if graph.dtype == torch.float64 else (torch.int32, 16)
     wanted = share * _total_weight(graph)
+    if wanted == 0:  # no edge is needed to hold a share of nothing
+        return float("inf")
     held = torch.zeros(1 << 15, dtype=torch.float64, device=graph.device)
     for block in graph.blocks:
         weights = block.values.abs()
@@ -226,8 +228,6 @@ def _threshold_of_share(graph: ModelGraph, share: float) -> float:
     above = float(from_top[len(held) - 2 - bucket]) if bucket < len(held) - 1 else 0.0
     inside = [w[w.view(integer) >> shift == bucket] for w in (block.values.abs() for block in graph.blocks)]
     ordered = torch.cat(inside).sort(descending=True).values
-    if not len(ordered):  # all weights are zero: no edge is needed to hold a share of nothing
-        return float("inf")
     enough = above + ordered.double().cumsum(0) >= wanted * (1 - 1e-12)
     return float(ordered[int(enough.int().argmax()) if bool(enough.any()) else -1])
 

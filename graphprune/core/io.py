@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -171,7 +172,10 @@ def write_unflushed(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 def _save(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(whole, str(path), metadata=dict(metadata or {}))
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{TEMPORARY}{os.getpid()}-") as scratch:
+        file = Path(scratch, "tensors")  # safetensors writes under a random name first, which nobody could sweep
+        save_file(whole, str(file), metadata=dict(metadata or {}))
+        file.replace(path)
     if metadata and len(metadata) > 1:
         _sort_metadata(path)
 

@@ -1,0 +1,211 @@
+"""Graphs on disk: the same as in memory, whole or refused by name."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from graphprune.core import graph_store
+from graphprune.core.errors import FormatError, GraphpruneError, InputError
+from graphprune.core.graph import ModelGraph
+from graphprune.core.graph_store import GraphWriter, load_graph, save_graph
+from graphprune.extraction.export import export
+from graphprune.models.model import Model
+from tests.families import MODEL_TYPES, decoder, perceptron
+from tests.oracles import graph as graphs
+
+
+@pytest.mark.parametrize("model_type", [*MODEL_TYPES, "perceptron"])
+@pytest.mark.parametrize("level", ["channel", "unit", "block"])
+def test_what_is_saved_is_loaded(model_type: str, level: Any, tmp_path: Path) -> None:
+    graph = export(perceptron() if model_type == "perceptron" else decoder(model_type), level=level, weight="signed")
+    save_graph(graph, tmp_path, inputs="abc")
+    found = load_graph(tmp_path)
+    assert (found.nodes, found.level, found.weight) == (graph.nodes, graph.level, graph.weight)
+    assert found.model == json.loads(json.dumps(graph.model))
+    assert len(found.blocks) == len(graph.blocks)
+    for a, b in zip(found.blocks, graph.blocks, strict=True):
+        assert (a.src, a.dst) == (b.src, b.dst)
+        for name in ("values", "crow", "col"):
+            assert torch.equal(getattr(a, name), getattr(b, name))
+            assert getattr(a, name).dtype == getattr(b, name).dtype
+    assert found.strengths is not None
+    torch.testing.assert_close(found.strengths[0], graph.out_strength)
+    torch.testing.assert_close(found.strengths[1], graph.in_strength)
+    assert json.loads((tmp_path / "manifest.json").read_text())["inputs"] == "abc"
+
+
+def test_full_blocks_are_stored_as_values_only_and_one_shard_a_decoder_block(tmp_path: Path) -> None:
+    model = decoder("llama")
+    export(model, folder=tmp_path)
+    shards = sorted(tmp_path.glob("blocks-*.safetensors"))
+    assert len(shards) == 2
+    stored = load_file(shards[0])
+    assert sum(name.endswith(".values") for name in stored) == 9
+    assert sum(name.endswith(".col") for name in stored) == 5
+    n_values = sum(t.numel() for path in shards for name, t in load_file(path).items() if name.endswith(".values"))
+    assert n_values == model.architecture.n_edges
+
+
+def test_a_loaded_graph_is_memory_mapped(tmp_path: Path) -> None:
+    """Its values are the pages of the file: what is written into the file shows in the graph."""
+    graph = export(perceptron((6, 10, 4)), folder=tmp_path)
+    before = graph.blocks[0].values[0].item()
+    (shard,) = [path for path in sorted(tmp_path.glob("blocks-*")) if "-00000" in path.name]
+    header = int.from_bytes(shard.read_bytes()[:8], "little")
+    with shard.open("r+b") as file:
+        file.seek(8 + header)
+        file.write(torch.tensor([before + 1]).numpy().tobytes())
+    assert graph.blocks[0].values[0].item() == pytest.approx(before + 1)
+
+
+def test_exporting_again_leaves_no_shards_of_the_old_graph(tmp_path: Path) -> None:
+    export(decoder("llama"), folder=tmp_path)
+    old = {path.name for path in tmp_path.iterdir()} - {"manifest.json"}
+    again = export(decoder("llama", num_hidden_layers=1), folder=tmp_path)
+    new = {path.name for path in tmp_path.iterdir()} - {"manifest.json"}
+    assert not old & new
+    assert len(new) == 2  # one shard and the strengths
+    assert again.n_edges == decoder("llama", num_hidden_layers=1).architecture.n_edges
+
+
+class BrokenError(Exception):
+    """What the failing writer below fails with."""
+
+
+def test_a_writer_that_fails_half_way_leaves_the_old_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = decoder("llama")
+    expected = export(model, folder=tmp_path).to_scipy()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    add = GraphWriter.add
+
+    def fails(self: GraphWriter, blocks: Any) -> None:
+        if self.shards:
+            raise BrokenError
+        add(self, blocks)
+
+    monkeypatch.setattr(GraphWriter, "add", fails)
+    with pytest.raises(BrokenError):
+        export(decoder("llama", seed=1), folder=tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert (load_graph(tmp_path).to_scipy() != expected).nnz == 0
+
+
+def test_a_writer_that_dies_before_its_manifest_leaves_the_old_graph_and_is_swept_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = decoder("llama")
+    expected = export(model, folder=tmp_path).to_scipy()
+
+    def dies(*_: object) -> None:
+        raise BrokenError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graph_store, "write_json", dies)
+        with pytest.raises(BrokenError):
+            export(decoder("llama", seed=1), folder=tmp_path)
+    assert (load_graph(tmp_path).to_scipy() != expected).nnz == 0
+    assert (export(model, folder=tmp_path).to_scipy() != expected).nnz == 0
+    assert len(list(tmp_path.iterdir())) == 4  # two shards, the strengths, the manifest
+
+
+def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        change(manifest)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    return damage
+
+
+def shard_of(folder: Path) -> Path:
+    return min(folder.glob("blocks-*"))
+
+
+def drop_a_tensor(folder: Path) -> None:
+    tensors = load_file(shard_of(folder))
+    del tensors[min(tensors)]
+    save_file(tensors, shard_of(folder))
+
+
+def shorten_a_tensor(folder: Path) -> None:
+    tensors = {name: tensor.clone() for name, tensor in load_file(shard_of(folder)).items()}
+    tensors["000000.values"] = tensors["000000.values"][:-1].clone()
+    save_file(tensors, shard_of(folder))
+
+
+def poison_the_strengths(folder: Path) -> None:
+    (path,) = folder.glob("strengths-*")
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    tensors["out"][0] = float("nan")
+    save_file(tensors, path)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "truncated shard": lambda folder: shard_of(folder).write_bytes(shard_of(folder).read_bytes()[:-100]),
+    "overwritten shard": lambda folder: shard_of(folder).write_bytes(b"no graph"),
+    "missing shard": lambda folder: shard_of(folder).unlink(),
+    "missing strengths": lambda folder: next(folder.glob("strengths-*")).unlink(),
+    "tensor missing from a shard": drop_a_tensor,
+    "tensor too short": shorten_a_tensor,
+    "a weight that is NaN": poison_the_strengths,
+    "manifest cut off": lambda folder: (folder / "manifest.json").write_text('{"format": "graphprune.graph", '),
+    "manifest of something else": edit(lambda m: m.update(format="graphprune.run")),
+    "newer version": edit(lambda m: m.update(version=2)),
+    "version that is no number": edit(lambda m: m.update(version="one")),
+    "unknown level": edit(lambda m: m.update(level="atom")),
+    "unknown weight": edit(lambda m: m.update(weight="length")),
+    "no blocks": edit(lambda m: m.pop("blocks")),
+    "no count of edges": edit(lambda m: m.pop("n_edges")),
+    "another count of edges": edit(lambda m: m.update(n_edges=7)),
+    "another count of nodes": edit(lambda m: m.update(n_nodes=7)),
+    "a block that leads backwards": edit(lambda m: m["blocks"][0].update(dst=[0, 16])),
+    "a block beyond the nodes": edit(lambda m: m["blocks"][-1].update(dst=[10**6, 10**6 + 16])),
+    "a shard that isn't listed": edit(lambda m: m["blocks"][-1].update(shard=9)),
+    "nodes that are no spans": edit(lambda m: m.update(nodes=[["resid"]])),
+    "a span twice": edit(lambda m: m["nodes"].append(m["nodes"][0])),
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return decoder("llama")
+
+
+@pytest.mark.parametrize("which", DAMAGE)
+def test_damage_is_refused_with_the_place(which: str, model: Model, tmp_path: Path) -> None:
+    export(model, folder=tmp_path)
+    DAMAGE[which](tmp_path)
+    with pytest.raises(FormatError, match=str(tmp_path)):
+        load_graph(tmp_path)
+
+
+def test_a_newer_version_says_what_is_read(model: Model, tmp_path: Path) -> None:
+    export(model, folder=tmp_path)
+    DAMAGE["newer version"](tmp_path)
+    with pytest.raises(FormatError, match=r"manifest.json has format version 2; this program reads up to 1"):
+        load_graph(tmp_path)
+
+
+def test_a_missing_shard_is_named(model: Model, tmp_path: Path) -> None:
+    export(model, folder=tmp_path)
+    name = shard_of(tmp_path).name
+    shard_of(tmp_path).unlink()
+    with pytest.raises(FormatError, match=f"is incomplete: .*{name} is not there"):
+        load_graph(tmp_path)
+
+
+def test_a_folder_without_a_graph_is_said_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"{tmp_path} holds no graph; make one with `graphprune export`"):
+        load_graph(tmp_path)
+
+
+def test_a_graph_from_outside_is_not_stored(tmp_path: Path) -> None:
+    graph = ModelGraph.from_scipy(graphs.csr(graphs.random_dag(5, 0.5, seed=0)))
+    with pytest.raises(GraphpruneError, match="graphs of models"):
+        save_graph(graph, tmp_path / "graph")
+    assert not (tmp_path / "graph").exists()

@@ -77,14 +77,11 @@ def fill(order: Iterable[Pieces], amount: int) -> dict[str, int]:
     """
     pieces = list(order)
     smallest = min((part.cost for part in pieces), default=0)
-    left, taken, closed = amount, dict[str, int](), set[str]()
-    for part in pieces:
-        fits = part.cost <= left or (part.cost == smallest and part.cost <= 2 * left)
-        if fits and part.group not in closed:
+    left, taken = amount, dict[str, int]()
+    for part in pieces:  # pieces of a group cost the same, so once one is skipped no later one fits
+        if part.cost <= left or (part.cost == smallest and part.cost <= 2 * left):
             taken[part.group] = taken.get(part.group, 0) + 1
             left -= part.cost
-        else:
-            closed.add(part.group)  # a group loses its worst pieces first: what is skipped closes it
     return taken
 
 

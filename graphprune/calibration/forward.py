@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,9 @@ class _Accumulator:
     def __init__(self) -> None:
         self.squares: dict[str, torch.Tensor] = {}
 
-    def add(self, site: str, x: Float[torch.Tensor, "*tokens channels"]) -> None:
-        total = x.detach().float().reshape(-1, x.shape[-1]).square().sum(dim=0).double()
+    def add(self, site: str, size: int, x: Float[torch.Tensor, "..."]) -> None:
+        """Adds activations of any shape whose last axes hold the site's ``size`` channels."""
+        total = x.detach().float().reshape(-1, size).square().sum(dim=0).double()
         self.squares[site] = self.squares[site] + total if site in self.squares else total
 
     def checked(self) -> dict[str, torch.Tensor]:
@@ -105,20 +107,22 @@ def hooked(
             handle.remove()
 
 
-def sites(decoder: Decoder) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Where a decoder is measured: sites by the module whose input they are, and by the module whose output."""
-    before: dict[str, list[str]] = {"model.norm": [f"resid.{2 * decoder.n_layers}"]}
+def sites(decoder: Decoder) -> tuple[dict[str, str], dict[str, str]]:
+    """Where a decoder is measured: the site by the module whose input it is, and by the module whose output."""
+    family = decoder.family
+    inputs = {"q_proj": "attn_in", "o_proj": "attn", "gate_proj": "mlp_in", "down_proj": "neuron"}
+    outputs = {"v_proj": "value", "o_proj": "attn_out", "gate_proj": "gate", "up_proj": "up", "down_proj": "mlp_out"}
+    if family.head_norm:
+        outputs |= {"q_proj": "query_raw", "k_proj": "key_raw", "q_norm": "query", "k_norm": "key"}
+    else:
+        outputs |= {"q_proj": "query", "k_proj": "key"}
+    before: dict[str, str] = {"model.norm": f"resid.{2 * decoder.n_layers}"}
     after: dict[str, str] = {}
     for layer in range(decoder.n_layers):
-        inputs = {"q_proj": ["attn_in"], "o_proj": ["attn"], "gate_proj": ["mlp_in"], "down_proj": ["neuron"]}
-        outputs = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "attn_out",
-                   "gate_proj": "gate", "up_proj": "up", "down_proj": "mlp_out"}  # fmt: skip
-        for name, places in inputs.items():
-            before[decoder.parameter(layer, name)] = [f"{place}.{layer}" for place in places]
-        for name, place in outputs.items():
-            after[decoder.parameter(layer, name)] = f"{place}.{layer}"
-        before[decoder.parameter(layer, decoder.family.attention_norm)] = [f"resid.{2 * layer}"]
-        before[decoder.parameter(layer, decoder.family.mlp_norm)] = [f"resid.{2 * layer + 1}"]
+        before |= {decoder.parameter(layer, name): f"{site}.{layer}" for name, site in inputs.items()}
+        after |= {decoder.parameter(layer, name): f"{site}.{layer}" for name, site in outputs.items()}
+        before[decoder.parameter(layer, family.attention_norm)] = f"resid.{2 * layer}"
+        before[decoder.parameter(layer, family.mlp_norm)] = f"resid.{2 * layer + 1}"
     return before, after
 
 
@@ -131,11 +135,10 @@ def site_sizes(model: Model) -> dict[str, int]:
         return widths | {f"neuron.{layer}": sizes[layer + 1] for layer in range(last)}
     d = model.architecture
     heads, kv = d.n_heads * d.d_head, d.n_kv_heads * d.d_head
-    channels = {"query": heads, "attn": heads, "key": kv, "value": kv, "gate": d.d_mlp, "up": d.d_mlp,
-                "neuron": d.d_mlp}  # fmt: skip
+    channels = {"query": heads, "query_raw": heads, "attn": heads, "key": kv, "key_raw": kv, "value": kv,
+                "gate": d.d_mlp, "up": d.d_mlp, "neuron": d.d_mlp}  # fmt: skip
     before, after = sites(d)
-    names = [*(place for places in before.values() for place in places), *after.values()]
-    return {name: channels.get(name.split(".")[0], d.d_model) for name in names}
+    return {site: channels.get(site.split(".")[0], d.d_model) for site in [*before.values(), *after.values()]}
 
 
 def _decoder_squares(
@@ -144,20 +147,13 @@ def _decoder_squares(
     network: Any = model.module(dtype=dtype, device=device)
     sums = _Accumulator()
     before, after = sites(model.decoder)
-    inputs = {name: _adder(sums, places) for name, places in before.items()}
-    outputs = {name: _adder(sums, [place]) for name, place in after.items()}
+    sizes = site_sizes(model)
+    inputs = {name: partial(sums.add, site, sizes[site]) for name, site in before.items()}
+    outputs = {name: partial(sums.add, site, sizes[site]) for name, site in after.items()}
     with torch.inference_mode(), hooked(network, inputs, outputs):
         for row in progress(rows, "calibrating", unit="window"):
             network.model(input_ids=row[None].to(device), use_cache=False)
     return sums.checked()
-
-
-def _adder(sums: _Accumulator, places: list[str]) -> Callable[[torch.Tensor], None]:
-    def add(x: torch.Tensor) -> None:
-        for place in places:
-            sums.add(place, x)
-
-    return add
 
 
 def _perceptron_squares(
@@ -168,10 +164,10 @@ def _perceptron_squares(
     x = inputs.to(device=device, dtype=dtype or torch.float32)
     last = len(network.layers) - 1
     with torch.inference_mode():
-        sums.add("input.0", x)
+        sums.add("input.0", x.shape[-1], x)
         for layer, (linear, activation) in enumerate(zip(network.layers, network.activations, strict=True)):
             raw = linear(x)
             x = activation(raw)
-            sums.add(f"pre.{layer}", raw)
-            sums.add(f"{'output' if layer == last else 'neuron'}.{layer}", x)
+            sums.add(f"pre.{layer}", raw.shape[-1], raw)
+            sums.add(f"{'output' if layer == last else 'neuron'}.{layer}", x.shape[-1], x)
     return sums.checked()

@@ -39,8 +39,8 @@ def pagerank(
         graph: a graph with non-negative weights.
         alpha: probability of following an edge, in [0, 1].
         personalization: where the surfer jumps: a vector in the caller's order, a mapping from node labels (missing
-            nodes count as zero), `uniform` (the default), `inputs` (nodes no edge reaches) or `outputs` (nodes no edge
-            leaves). Scaled to sum 1.
+            nodes count as zero), `uniform` (the default), `inputs` (nodes no weight reaches) or `outputs` (nodes no
+            weight leaves). Scaled to sum 1.
         dangling: where the surfer goes from a node without outgoing weight; like ``personalization``, its default.
         direction: `forward` along the edges, `backward` against them (credit from the output), `both` their mean.
         weighted: whether edge weights count; otherwise every edge counts the same.

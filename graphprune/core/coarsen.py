@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from graphprune.core.errors import InputError
-from graphprune.core.graph import LEVELS, Block, Dropped, Level, ModelGraph
+from graphprune.core.graph import LEVELS, Block, Dropped, Level, ModelGraph, Weight
 from graphprune.core.nodes import NodeIndex, Span
 
 _UNIT_OF = {"query": "head", "pattern": "head", "attn": "head", "key": "kv_head", "value": "kv_head",
@@ -144,6 +144,11 @@ def _rank(span: Span) -> tuple[int, int]:
     return 2 * span.layer + 1, {"input": -2, "output": 2}.get(span.kind, 1)
 
 
+def joined(weight: Weight) -> Weight:
+    """What edge weights are after a quotient: a norm has no sign."""
+    return "magnitude" if weight == "signed" else weight
+
+
 def quotient(graph: ModelGraph, level: Level, *, norm: int = 2) -> ModelGraph:
     """The graph of a coarser level: nodes that belong together become one, weights are joined by a norm.
 
@@ -159,7 +164,7 @@ def quotient(graph: ModelGraph, level: Level, *, norm: int = 2) -> ModelGraph:
     coarse = Quotient(graph.nodes, level)
     host = graph.to("cpu")
     blocks = tuple(coarse.blocks(host.blocks, norm=norm))
-    result = replace(graph, nodes=coarse.nodes, blocks=blocks, level=level, strengths=None)
+    result = replace(graph, nodes=coarse.nodes, blocks=blocks, level=level, weight=joined(graph.weight), strengths=None)
     return result.to(graph.device)
 
 

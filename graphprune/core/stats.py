@@ -21,7 +21,8 @@ class CalibrationStats:
     """Sums of squares over tokens, one float64 tensor a site.
 
     Sites of a decoder: ``resid.K`` (the stream), and for every block ``attn_in``, ``query``, ``key``, ``value``
-    (projection outputs, before rotation), ``attn`` (input of the output projection), ``attn_out``, ``mlp_in``,
+    (before rotation; after the head's own normalisation where there is one, and then ``query_raw`` and ``key_raw``
+    before it), ``attn`` (input of the output projection), ``attn_out``, ``mlp_in``,
     ``gate`` and ``up`` (raw outputs), ``neuron`` (input of the down projection), ``mlp_out``. Sites of a perceptron:
     ``input.0``, and for every layer ``pre`` (raw output) and ``neuron`` (after the activation; the last is ``output``).
 

@@ -17,6 +17,7 @@ from graphprune.core.nodes import NodeIndex, Span
 from graphprune.core.stats import CalibrationStats
 from graphprune.models.architecture import Decoder
 
+_RAW = {"q_norm": "query_raw", "k_norm": "key_raw"}
 Vector = Float[torch.Tensor, " channels"]
 
 
@@ -100,7 +101,13 @@ class DecoderEdges:
         if matrix is None:
             raise KeyError(self.decoder.parameter(layer, f"{projection}.weight"))
         gain = self._gain(layer, head_norm)
-        return matrix if gain is None else matrix * gain.repeat(matrix.shape[0] // len(gain))[:, None]
+        if gain is None or head_norm is None:
+            return matrix
+        heads = matrix.view(-1, len(gain), matrix.shape[1]) * gain[:, None]
+        if self.weight == "activation":  # the normalisation divides by the root mean square of the head's projection
+            raw = self._rms(f"{_RAW[head_norm]}.{layer}").view(-1, len(gain))
+            heads = heads / raw.square().mean(dim=1).sqrt()[:, None, None]
+        return heads.view_as(matrix)
 
     def _from_stream(
         self, matrix: Float[torch.Tensor, "out in"], layer: int, norm: str, site: str

@@ -8,7 +8,7 @@
 from pathlib import Path
 from typing import Any
 
-from graphprune.core.coarsen import Quotient
+from graphprune.core.coarsen import Quotient, joined
 from graphprune.core.errors import InputError
 from graphprune.core.graph import LEVELS, WEIGHTS, Level, ModelGraph, Weight
 from graphprune.core.graph_store import GraphWriter, load_graph
@@ -58,10 +58,11 @@ def export(
     source = _edges_of(model, weight, stats)
     coarse = None if level == "channel" else Quotient(source.nodes, level)
     nodes = coarse.nodes if coarse else source.nodes
+    kept: Weight = joined(weight) if coarse else weight
     facts = graph_facts(model, stats if weight == "activation" else None)
     if folder is None:
         blocks = tuple(block for part in source.parts() for block in (coarse.blocks(part) if coarse else part))
-        return ModelGraph(nodes, blocks, level=level, weight=weight, model=facts)
+        return ModelGraph(nodes, blocks, level=level, weight=kept, model=facts)
     writer = GraphWriter(folder, nodes)
     n_edges = 0
     try:
@@ -72,7 +73,7 @@ def export(
     except BaseException:
         writer.abandon()
         raise
-    writer.finish(level=level, weight=weight, model=facts, inputs=inputs, n_edges=n_edges)
+    writer.finish(level=level, weight=kept, model=facts, inputs=inputs, n_edges=n_edges)
     return load_graph(folder)
 
 

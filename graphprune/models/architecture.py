@@ -1,7 +1,7 @@
 """What a network looks like: sizes, and the names of its parameters. Read off parameter shapes, no weights needed."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from graphprune.core.errors import ModelError
@@ -20,6 +20,7 @@ class Family:
         mlp_norm: the normalisation before the MLP.
         attention_post_norm: the normalisation of the attention's output, where there is one.
         mlp_post_norm: the normalisation of the MLP's output, where there is one.
+        head_norm: whether every query and key head is normalised after its projection.
         gain_offset: what is added to a stored gain (Gemma stores gains as a difference from one).
     """
 
@@ -28,21 +29,24 @@ class Family:
     mlp_norm: str = "post_attention_layernorm"
     attention_post_norm: str | None = None
     mlp_post_norm: str | None = None
+    head_norm: bool = False
     gain_offset: float = 0.0
 
 
-_SANDWICH = {
-    "mlp_norm": "pre_feedforward_layernorm",
-    "attention_post_norm": "post_attention_layernorm",
-    "mlp_post_norm": "post_feedforward_layernorm",
-}
+_GEMMA = Family(
+    (),
+    mlp_norm="pre_feedforward_layernorm",
+    attention_post_norm="post_attention_layernorm",
+    mlp_post_norm="post_feedforward_layernorm",
+    gain_offset=1.0,
+)
 FAMILIES: dict[str, Family] = {
     "llama": Family(("llama",)),
     "mistral": Family(("mistral",)),
     "qwen2": Family(("qwen2",)),
-    "qwen3": Family(("qwen3",)),
-    "gemma2": Family(("gemma2",), **_SANDWICH, gain_offset=1.0),
-    "gemma3": Family(("gemma3_text",), **_SANDWICH, gain_offset=1.0),
+    "qwen3": Family(("qwen3",), head_norm=True),
+    "gemma2": replace(_GEMMA, model_types=("gemma2",)),
+    "gemma3": replace(_GEMMA, model_types=("gemma3_text",), head_norm=True),
 }
 
 

@@ -35,8 +35,9 @@ class Recorder:
 
         return hook
 
-    def squares(self, store: dict[str, list[torch.Tensor]], name: str) -> torch.Tensor:
-        return torch.cat(store[name]).square().sum(dim=0)
+    def squares(self, store: dict[str, list[torch.Tensor]], name: str, size: int | None = None) -> torch.Tensor:
+        seen = torch.cat(store[name])
+        return seen.reshape(-1, size or seen.shape[-1]).square().sum(dim=0)
 
 
 def expected_sites(name: str, rows: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
@@ -53,8 +54,13 @@ def expected_sites(name: str, rows: torch.Tensor) -> Iterator[tuple[str, torch.T
         yield f"resid.{2 * layer}", seen.squares(seen.inputs, home)
         yield f"resid.{2 * layer + 1}", seen.squares(seen.inputs, before_mlp)
         yield f"attn_in.{layer}", seen.squares(seen.outputs, f"{home}.input_layernorm")
-        yield f"query.{layer}", seen.squares(seen.outputs, f"{attention}.q_proj")
-        yield f"key.{layer}", seen.squares(seen.outputs, f"{attention}.k_proj")
+        for site, letter in (("query", "q"), ("key", "k")):
+            projected = seen.squares(seen.outputs, f"{attention}.{letter}_proj")
+            if name in {"qwen3", "gemma3_text"}:
+                yield f"{site}_raw.{layer}", projected
+                yield f"{site}.{layer}", seen.squares(seen.outputs, f"{attention}.{letter}_norm", len(projected))
+            else:
+                yield f"{site}.{layer}", projected
         yield f"value.{layer}", seen.squares(seen.outputs, f"{attention}.v_proj")
         yield f"attn.{layer}", seen.squares(seen.inputs, f"{attention}.o_proj")
         yield f"attn_out.{layer}", seen.squares(seen.outputs, f"{attention}.o_proj")
@@ -137,7 +143,7 @@ def test_other_tokens_give_other_statistics() -> None:
 def test_every_site_is_measured_once() -> None:
     decoder = families.decoder("llama").decoder
     before, after = sites(decoder)
-    names = [place for places in before.values() for place in places] + list(after.values())
+    names = [*before.values(), *after.values()]
     assert len(names) == len(set(names)) == 13 * 2 + 1
 
 

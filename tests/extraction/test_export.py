@@ -234,7 +234,9 @@ def test_activation_edges_carry_what_was_measured(model_type: str) -> None:
         for name, kind, which in reads:
             matrix = s.model.parameters[f"{s.module(layer, f'{name}_proj')}.weight"].double()
             if (norm := s.module(layer, f"{name}_norm")) in s.dense.outputs:
-                matrix = matrix * gain(norm).repeat(len(matrix) // D_HEAD)[:, None]
+                raw = s.dense.outputs[s.module(layer, f"{name}_proj")]  # a head's normalisation divides by its own size
+                size = raw.reshape(-1, len(matrix) // D_HEAD, D_HEAD).square().mean(dim=(0, 2)).sqrt()
+                matrix = matrix * gain(norm).repeat(len(size))[:, None] / size.repeat_interleave(D_HEAD)[:, None]
             expected = (matrix.abs() * rms(read[which])).T
             torch.testing.assert_close(found(("resid", 2 * layer + which), (kind, layer)), expected, **close)
         for name, kind, which, post in (("o", "attn", 1, "post_attention"), ("down", "neuron", 2, "post_feedforward")):
@@ -256,14 +258,15 @@ def test_activation_edges_carry_what_was_measured(model_type: str) -> None:
             torch.testing.assert_close(found((kind, layer), (target, layer)), expected, **close)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "gemma2"])
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_activation_edges_into_a_pattern_carry_query_times_key(model_type: str) -> None:
     s = specimen(model_type)
     graph = export(s.model, weight="activation", stats=calibrate(s.model, s.ids))
     dense = torch.from_numpy(graph.to_scipy().toarray()).double()
+    last = "norm" if model_type in {"qwen3", "gemma3_text"} else "proj"  # what the pattern is computed from
     for layer in (0, 1):
         query, key = (
-            s.dense.outputs[s.module(layer, f"{name}_proj")].reshape(-1, width).square().mean(dim=0).sqrt()
+            s.dense.outputs[s.module(layer, f"{name}_{last}")].reshape(-1, width).square().mean(dim=0).sqrt()
             for name, width in (("q", N_HEADS * D_HEAD), ("k", N_KV * D_HEAD))
         )
         queries, keys, patterns = (slice(*graph.nodes.range(kind, layer)) for kind in ("query", "key", "pattern"))

@@ -24,7 +24,7 @@ from graphprune.scorers import SCORERS
 
 SPARSITIES = (0.1, 0.2, 0.4)
 SHIPPED = Path(__file__).parent / "models" / "tiny"
-N_SAMPLES, SEQ_LEN, MAX_WINDOWS = 32, 256, 16
+N_SAMPLES, SEQ_LEN, MAX_WINDOWS = 32, 256, 10
 LARGE = 10_000_000
 
 
@@ -58,7 +58,7 @@ def demo(
         if path is not None and not path.is_file():
             raise InputError(f"the text {path} is not there")
     if name == "smollm2-135m":
-        say(f"1. Fetching {name}")
+        say(f"Fetching {name}")
         fetch(name)
     model = load_model(name)
     if model.is_perceptron:
@@ -138,9 +138,13 @@ def _compare(
     table = {}
     for scorer in SCORERS:
         table[scorer] = [next(values) for _ in SPARSITIES]
-        say(f"   {scorer:<12}" + "".join(f"{value:>11,.1f}" for value in (dense, *table[scorer])))
+        say(f"   {scorer:<12}" + "".join(map(_cell, (dense, *table[scorer]))))
     say("")
     return dense, table
+
+
+def _cell(perplexity: float) -> str:
+    return f"{perplexity:>11,.1f}" if perplexity < 1e5 else f"{perplexity:>11.1e}"
 
 
 def _say_next(say: _Narrator, name: str, run: Run, pruned: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ graph or the new one. Blocks that store every edge keep their values only: the i
 
 import secrets
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from graphprune.core.errors import FormatError, InputError
 from graphprune.core.graph import LEVELS, WEIGHTS, Block, Level, ModelGraph, Weight
 from graphprune.core.io import (
+    flush,
     load_tensors,
     read_json,
     save_tensors,
@@ -31,7 +33,7 @@ VERSION = 1
 
 @dataclass
 class GraphWriter:
-    """Writes a graph shard by shard, so that no more than one shard is ever in memory.
+    """Writes a graph shard by shard, so that no more than two shards are ever in memory: one made, one written.
 
     Node strengths are accumulated on the way and stored with the graph, so that a ranking costs one sweep.
     """
@@ -46,6 +48,8 @@ class GraphWriter:
     def __post_init__(self) -> None:
         self.out_strength = torch.zeros(self.nodes.n_nodes, dtype=self.dtype)
         self.in_strength = torch.zeros(self.nodes.n_nodes, dtype=self.dtype)
+        self._disk = ThreadPoolExecutor(max_workers=1)
+        self._written: Future[None] | None = None
 
     def add(self, blocks: Iterable[Block]) -> None:
         """Writes one shard."""
@@ -59,15 +63,20 @@ class GraphWriter:
             self.rows.append({"key": key, "src": block.src, "dst": block.dst, "shard": len(self.shards)})
             self.out_strength[slice(*block.src)] += block.pull(block.values.new_ones(block.shape[0]))
             self.in_strength[slice(*block.dst)] += block.push(block.values.new_ones(block.shape[1]))
-        write_unflushed(temporary_path(self.folder / shard), tensors)
+        self._wait()
+        self._written = self._disk.submit(_write_shard, temporary_path(self.folder / shard), tensors)
         self.shards.append(shard)
 
-    def finish(self, *, level: Level, weight: Weight, model: Mapping[str, Any], inputs: str, n_edges: int) -> None:
-        """Makes the shards the folder's graph and removes those of the graph that was there before.
+    def _wait(self) -> None:
+        """Waits for the shard that is being written, and raises what kept it from being written."""
+        if self._written is not None:
+            self._written.result()
 
-        Shards are flushed together here, so that the disk works while the next shard is made.
-        """
+    def finish(self, *, level: Level, weight: Weight, model: Mapping[str, Any], inputs: str, n_edges: int) -> None:
+        """Makes the shards the folder's graph and removes those of the graph that was there before."""
         try:
+            self._wait()
+            self._disk.shutdown()
             for shard in self.shards:
                 settle(temporary_path(self.folder / shard), self.folder / shard)
             strengths = f"strengths-{self.identity}.safetensors"
@@ -97,6 +106,7 @@ class GraphWriter:
 
     def abandon(self) -> None:
         """Removes what this writer has written, for a run that failed half-way."""
+        self._disk.shutdown()
         for pattern in (f"*-{self.identity}*.safetensors", f".*-{self.identity}*.safetensors"):
             for path in self.folder.glob(pattern):
                 path.unlink()
@@ -111,6 +121,11 @@ class GraphWriter:
             for path in self.folder.glob(pattern):
                 if path.name.split("-")[1].removesuffix(".safetensors") != identity:
                     path.unlink()
+
+
+def _write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    write_unflushed(path, tensors)
+    flush(path)
 
 
 def save_graph(graph: ModelGraph, folder: Path, *, inputs: str = "") -> None:

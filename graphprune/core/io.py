@@ -196,9 +196,22 @@ def _sort_metadata(path: Path) -> None:
 @contextmanager
 def opened_tensors(path: Path) -> Iterator[Any]:
     """An open safetensors file whose tensors are memory-mapped, with damage reported as `FormatError`."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
+    with open_tensors(path) as file:
+        try:
             yield file
+        except (SafetensorError, OSError) as error:
+            raise FormatError(f"{path} is truncated or corrupt: {error}") from error
+
+
+def open_tensors(path: Path) -> Any:
+    """A safetensors file, open.
+
+    Raises:
+        InputError: there is no such file.
+        FormatError: it is damaged.
+    """
+    try:
+        return safe_open(str(path), framework="pt")
     except FileNotFoundError:
         raise InputError(f"{path} is not there") from None
     except (SafetensorError, OSError) as error:

@@ -112,12 +112,12 @@ class DecoderEdges:
     def _from_stream(
         self, matrix: Float[torch.Tensor, "out in"], layer: int, norm: str, site: str
     ) -> Float[torch.Tensor, "out in"]:
-        """Edges that read the stream through a normalisation."""
+        """Edges that read the stream through a normalisation; the matrix, a copy of the parameters, is overwritten."""
         if self.weight == "activation":
             return matrix.abs().mul_(self._rms(f"{site}.{layer}"))  # the input as measured, gain included
         gain = self._gain(layer, norm)
-        folded = matrix if gain is None else matrix * gain
-        return folded if self.weight == "signed" else folded.abs()
+        folded = matrix if gain is None else matrix.mul_(gain)
+        return folded if self.weight == "signed" else folded.abs_()
 
     def _to_stream(
         self, layer: int, projection: str, norm: str | None, source: str, output: str

@@ -116,8 +116,13 @@ def from_networkx(digraph: "nx.DiGraph[Any]", *, weight: str | None = "weight") 
     return ModelGraph(graph.nodes, graph.blocks, order=graph.order, labels=labels)
 
 
-def to_scipy(graph: ModelGraph) -> sparse.csr_array:
-    """The whole adjacency ``[src, dst]``, in the caller's order if the graph came from outside."""
+def to_scipy(graph: ModelGraph, *, max_edges: int = 500_000_000) -> sparse.csr_array:
+    """The whole adjacency ``[src, dst]``, in the caller's order if the graph came from outside.
+
+    Raises:
+        InputError: the graph has more than ``max_edges`` edges.
+    """
+    _refuse_above(graph, max_edges, "one SciPy matrix")
     src, dst, values = _edge_arrays(graph)
     return sparse.csr_array(sparse.coo_array((values, (src, dst)), shape=(graph.n_nodes, graph.n_nodes)))
 

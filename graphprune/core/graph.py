@@ -216,11 +216,17 @@ class ModelGraph:
 
         return from_networkx(digraph, weight=weight)
 
-    def to_scipy(self) -> "sparse.csr_array":
-        """The whole adjacency ``[src, dst]`` as one SciPy CSR array."""
+    def to_scipy(self, *, max_edges: int = 500_000_000) -> "sparse.csr_array":
+        """The whole adjacency ``[src, dst]`` as one SciPy CSR array; refuses more than ``max_edges`` edges."""
         from graphprune.core.convert import to_scipy
 
-        return to_scipy(self)
+        return to_scipy(self, max_edges=max_edges)
+
+    def to_torch(self, *, max_edges: int = 500_000_000) -> torch.Tensor:
+        """The whole adjacency ``[src, dst]`` as one torch sparse CSR tensor with int32 indices; refuses likewise."""
+        matrix = self.to_scipy(max_edges=max_edges)
+        crow, col = (torch.from_numpy(array.astype("int32", copy=False)) for array in (matrix.indptr, matrix.indices))
+        return torch.sparse_csr_tensor(crow, col, torch.from_numpy(matrix.data), size=matrix.shape).to(self.device)
 
     def to_networkx(self, *, max_edges: int = 2_000_000) -> "nx.DiGraph[Any]":
         """A networkx digraph; refuses more than ``max_edges`` edges (about 400 bytes each)."""

@@ -16,6 +16,7 @@ from graphprune.core.convert import node_name
 from graphprune.core.errors import InputError
 from graphprune.core.graph import ModelGraph
 from graphprune.extraction.export import export
+from graphprune.models.model import Model
 from tests.families import MODEL_TYPES, decoder
 from tests.oracles import graph as graphs
 
@@ -175,3 +176,15 @@ def test_too_many_edges_are_refused_with_the_remedy() -> None:
         convert(max_edges=n)
         with pytest.raises(InputError, match=f"{n} edges are too many.*sparsify the graph or take a coarser level"):
             convert(max_edges=n - 1)
+
+
+def test_one_torch_csr_holds_the_same_edges_with_int32_indices(tiny: Model) -> None:
+    graph = export(tiny).quotient("unit")
+    whole = graph.to_torch()
+    assert whole.crow_indices().dtype == whole.col_indices().dtype == torch.int32
+    np.testing.assert_array_equal(whole.to_dense().numpy(), graph.to_scipy().toarray())
+
+
+def test_one_matrix_is_refused_above_a_size(tiny: Model) -> None:
+    with pytest.raises(InputError, match="too many for one SciPy matrix"):
+        export(tiny).to_scipy(max_edges=1000)

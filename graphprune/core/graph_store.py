@@ -61,8 +61,8 @@ class GraphWriter:
             if not block.is_full:
                 tensors[f"{key}.crow"], tensors[f"{key}.col"] = block.crow, block.col
             self.rows.append({"key": key, "src": block.src, "dst": block.dst, "shard": len(self.shards)})
-            self.out_strength[slice(*block.src)] += block.pull(block.values.new_ones(block.shape[0]))
-            self.in_strength[slice(*block.dst)] += block.push(block.values.new_ones(block.shape[1]))
+            self.out_strength[slice(*block.src)] += block.sent()
+            self.in_strength[slice(*block.dst)] += block.received()
         self._wait()
         self._written = self._disk.submit(_write_shard, temporary_path(self.folder / shard), tensors)
         self.shards.append(shard)

@@ -15,7 +15,7 @@ from graphprune.core.run import Run
 from graphprune.core.scores import Scores
 from graphprune.evaluation.masked import perplexity_of_masks
 from graphprune.evaluation.perplexity import perplexity
-from graphprune.models.fetch import fetch
+from graphprune.models.fetch import NAMED
 from graphprune.models.load import load_model
 from graphprune.models.model import Model
 from graphprune.pipeline import Calibration, export_step, open_run, prune_step, rank_step, score_step
@@ -57,9 +57,8 @@ def demo(
     for path in (calibration, text):
         if path is not None and not path.is_file():
             raise InputError(f"the text {path} is not there")
-    if name == "smollm2-135m":
+    if name in NAMED:
         say(f"Fetching {name}")
-        fetch(name)
     model = load_model(name)
     if model.is_perceptron:
         raise InputError("the demo tells its story on a language model")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from graphprune.core.errors import InputError
-from graphprune.core.graph import LEVELS, Block, Dropped, Level, ModelGraph, Weight
+from graphprune.core.graph import LEVELS, Block, Dropped, Level, ModelGraph, Weight, row_pointers
 from graphprune.core.nodes import NodeIndex, Span
 
 _UNIT_OF = {"query": "head", "pattern": "head", "attn": "head", "key": "kv_head", "value": "kv_head",
@@ -106,9 +106,7 @@ class Quotient:
             return Block.full(src, dst, total.pow(1 / norm).to(dtype))
         total = total.coalesce()
         row, col = total.indices()
-        crow = torch.zeros(dst[1] - dst[0] + 1, dtype=torch.int32)
-        crow[1:] = torch.bincount(row, minlength=dst[1] - dst[0]).cumsum(0)
-        return Block(src, dst, total.values().pow(1 / norm).to(dtype), crow, col.int())
+        return Block(src, dst, total.values().pow(1 / norm).to(dtype), row_pointers(row, dst[1] - dst[0]), col.int())
 
 
 def _place(span: Span, nodes: NodeIndex, level: Level) -> tuple[Span, np.ndarray[tuple[int], np.dtype[np.int64]]]:
@@ -209,9 +207,8 @@ def _total_weight(graph: ModelGraph) -> float:
 def _selected(block: Block, keep: torch.Tensor) -> Block:
     if bool(keep.all()):
         return block
-    counts = torch.zeros(block.shape[0] + 1, dtype=torch.int32, device=keep.device)
-    counts[1:] = torch.bincount(block.rows()[keep], minlength=block.shape[0])
-    return replace(block, values=block.values[keep], col=block.col[keep], crow=counts.cumsum(0, dtype=torch.int32))
+    crow = row_pointers(block.rows()[keep], block.shape[0])
+    return replace(block, values=block.values[keep], col=block.col[keep], crow=crow)
 
 
 def _threshold_of_share(graph: ModelGraph, share: float) -> float:

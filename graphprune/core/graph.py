@@ -37,6 +37,13 @@ def full_pattern(rows: int, columns: int, device: torch.device) -> tuple[torch.T
     return crow, torch.arange(columns, dtype=torch.int32, device=device).repeat(rows)
 
 
+def row_pointers(rows: Int[torch.Tensor, " edges"], n_rows: int) -> Int[torch.Tensor, " n_rows_plus_one"]:
+    """The CSR row pointers (int32) of edges sorted by row."""
+    pointers = torch.zeros(n_rows + 1, dtype=torch.int32, device=rows.device)
+    pointers[1:] = torch.bincount(rows, minlength=n_rows).cumsum(0)
+    return pointers
+
+
 @dataclass(frozen=True)
 class Block:
     """Edges from nodes ``src`` (first, one past last) to nodes ``dst``, as a CSR matrix of shape (dst, src).

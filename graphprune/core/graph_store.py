@@ -16,14 +16,13 @@ import torch
 from graphprune.core.errors import FormatError, InputError
 from graphprune.core.graph import LEVELS, WEIGHTS, Block, Level, ModelGraph, Weight
 from graphprune.core.io import (
-    flush,
     load_tensors,
     read_json,
     save_tensors,
     settle,
     temporary_path,
     write_json,
-    write_unflushed,
+    write_temporary,
 )
 from graphprune.core.nodes import NodeIndex
 
@@ -64,7 +63,7 @@ class GraphWriter:
             self.out_strength[slice(*block.src)] += block.sent()
             self.in_strength[slice(*block.dst)] += block.received()
         self._wait()
-        self._written = self._disk.submit(_write_shard, temporary_path(self.folder / shard), tensors)
+        self._written = self._disk.submit(write_temporary, temporary_path(self.folder / shard), tensors)
         self.shards.append(shard)
 
     def _wait(self) -> None:
@@ -121,11 +120,6 @@ class GraphWriter:
             for path in self.folder.glob(pattern):
                 if path.name.split("-")[1].removesuffix(".safetensors") != identity:
                     path.unlink()
-
-
-def _write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    write_unflushed(path, tensors)
-    flush(path)
 
 
 def save_graph(graph: ModelGraph, folder: Path, *, inputs: str = "") -> None:

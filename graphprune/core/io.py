@@ -163,11 +163,12 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
         _save(temporary, tensors, metadata)
 
 
-def write_unflushed(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Writes a safetensors file without waiting for the disk; `settle` it later."""
+def write_temporary(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Writes and flushes a safetensors file under a temporary name; `settle` it later."""
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _save(path, tensors)
+        flush(path)
 
 
 def _save(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:

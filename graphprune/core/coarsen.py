@@ -1,15 +1,16 @@
-"""Smaller graphs: quotients (channel to unit to block) and the strongest edges."""
+"""Coarser graphs: quotients from channels to units to modules."""
 
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Shaped
 
+from graphprune.core.block import Block, EdgeBlock, row_pointers
 from graphprune.core.errors import InputError
-from graphprune.core.graph import LEVELS, Block, Dropped, Level, ModelGraph, Weight, row_pointers
+from graphprune.core.graph import LEVELS, Level, ModelGraph, Weight
 from graphprune.core.nodes import NodeIndex, Span
 
 _UNIT_OF = {"query": "head", "pattern": "head", "attn": "head", "key": "kv_head", "value": "kv_head",
@@ -52,20 +53,34 @@ class Quotient:
         ]
         self._starts = [piece.start for piece in self._pieces]
 
-    def blocks(self, blocks: Iterable[Block], *, norm: int = 2) -> list[Block]:
+    def lifted(self, values: Shaped[torch.Tensor, " n_coarse"]) -> Shaped[torch.Tensor, " n_fine"]:
+        """To every finer node, the value of the coarser one it falls into."""
+        parts = [values[slice(*self._runs[piece.coarse])][piece.position] for piece in self._pieces]
+        return torch.cat([values[:0], *parts])
+
+    def blocks(self, blocks: Iterable[EdgeBlock], *, norm: int = 2) -> list[Block]:
         """The coarser edges of some finer ones: the ``norm`` of the weights that fall together; loops are dropped.
 
         Blocks whose images overlap must be passed together. Sums are in float64.
         """
         sums: dict[tuple[str, str], torch.Tensor] = {}
         dtype = torch.float32
-        for block in blocks:
-            dtype = block.values.dtype
+        for edges in blocks:
+            block = edges.load()
+            dtype = block.dtype
             for dst in self._in(block.dst):
                 for src in self._in(block.src):
                     if src.coarse != dst.coarse:
                         self._add(sums, block, src, dst, norm)
         return [self._block(key, total, norm, dtype) for key, total in sums.items()]
+
+    def present(self, fine: Bool[torch.Tensor, " n_fine"]) -> Bool[torch.Tensor, " n_coarse"]:
+        """Which coarser nodes have a finer one left."""
+        result = torch.zeros(self.nodes.n_nodes, dtype=torch.bool)
+        for piece in self._pieces:
+            part = result[slice(*self._runs[piece.coarse])]
+            part[piece.position[fine[piece.start : piece.stop]]] = True
+        return result
 
     def _in(self, run: tuple[int, int]) -> list[_Piece]:
         """The pieces of a run of finer nodes, which starts and stops where spans do."""
@@ -162,105 +177,12 @@ def quotient(graph: ModelGraph, level: Level, *, norm: int = 2) -> ModelGraph:
     coarse = Quotient(graph.nodes, level)
     host = graph.to("cpu")
     blocks = tuple(coarse.blocks(host.blocks, norm=norm))
-    result = replace(graph, nodes=coarse.nodes, blocks=blocks, level=level, weight=joined(graph.weight), strengths=None)
+    if not blocks:  # an empty block holds the type of the weights
+        empty = torch.zeros(0, dtype=graph.dtype)
+        blocks = (Block((0, 0), (0, 0), empty, torch.zeros(1, dtype=torch.int32), empty.int()),)
+    present = None if host.present is None else coarse.present(host.present)
+    kept = joined(graph.weight)
+    result = replace(
+        graph, nodes=coarse.nodes, blocks=blocks, level=level, weight=kept, strengths=None, present=present
+    )
     return result.to(graph.device)
-
-
-def sparsify(
-    graph: ModelGraph, *, top_k: int | None = None, threshold: float | None = None, share: float | None = None
-) -> tuple[ModelGraph, Dropped]:
-    """The graph's strongest edges, and what was dropped. Exactly one of the three rules is given.
-
-    Args:
-        graph: any graph.
-        top_k: keep each node's ``top_k`` strongest incoming edges (ties by lower source).
-        threshold: keep edges of at least this absolute weight.
-        share: keep the strongest edges that together hold this share of the total absolute weight (ties are kept).
-
-    Cost: one pass for ``threshold``, two for ``share``, a partial sort for ``top_k``.
-    """
-    given = [rule for rule in (top_k, threshold, share) if rule is not None]
-    if len(given) != 1:
-        raise ValueError("give exactly one of top_k, threshold and share")
-    if top_k is not None:
-        if top_k < 1:
-            raise ValueError(f"top_k must be at least 1, not {top_k}")
-        kept = _strongest_incoming(graph, top_k)
-    else:
-        if share is not None:
-            if not 0 < share <= 1:
-                raise ValueError(f"share must lie in (0, 1], not {share}")
-            threshold = _threshold_of_share(graph, share)
-        least = float(threshold or 0)
-        kept = [_selected(block, block.values.abs() >= least) for block in graph.blocks]
-    left_over = tuple(block for block in kept if block.n_edges) or tuple(kept[:1])  # an empty block holds the type
-    result = replace(graph, blocks=left_over, strengths=None)
-    total, left = _total_weight(graph), _total_weight(result)
-    n_dropped = graph.n_edges - result.n_edges
-    return result, Dropped(n_dropped, n_dropped / max(graph.n_edges, 1), 1 - left / total if total else 0.0)
-
-
-def _total_weight(graph: ModelGraph) -> float:
-    return sum((float(block.values.abs().sum(dtype=torch.float64)) for block in graph.blocks), 0.0)
-
-
-def _selected(block: Block, keep: torch.Tensor) -> Block:
-    if bool(keep.all()):
-        return block
-    crow = row_pointers(block.rows()[keep], block.shape[0])
-    return replace(block, values=block.values[keep], col=block.col[keep], crow=crow)
-
-
-def _threshold_of_share(graph: ModelGraph, share: float) -> float:
-    """The largest weight such that the edges at or above it hold the share.
-
-    Non-negative floats are ordered like their bit patterns: one pass sums the weights by their leading bits, a second
-    sorts those that share the leading bits of the threshold.
-    """
-    integer, shift = (torch.int64, 48) if graph.dtype == torch.float64 else (torch.int32, 16)
-    wanted = share * _total_weight(graph)
-    if wanted == 0:  # no edge is needed to hold a share of nothing
-        return float("inf")
-    held = torch.zeros(1 << 15, dtype=torch.float64, device=graph.device)
-    for block in graph.blocks:
-        weights = block.values.abs()
-        held += torch.bincount(weights.view(integer) >> shift, weights=weights.double(), minlength=len(held))
-    from_top = held.flip(0).cumsum(0)
-    bucket = len(held) - 1 - int((from_top < wanted * (1 - 1e-12)).sum().clamp(max=len(held) - 1))
-    above = float(from_top[len(held) - 2 - bucket]) if bucket < len(held) - 1 else 0.0
-    inside = [w[w.view(integer) >> shift == bucket] for w in (block.values.abs() for block in graph.blocks)]
-    ordered = torch.cat(inside).sort(descending=True).values
-    enough = above + ordered.double().cumsum(0) >= wanted * (1 - 1e-12)
-    return float(ordered[int(enough.int().argmax()) if bool(enough.any()) else -1])
-
-
-def _strongest_incoming(graph: ModelGraph, top_k: int) -> list[Block]:
-    """Each node's strongest incoming edges, compared across all the blocks that reach it."""
-    kept: list[Block] = []
-    ordered = sorted((_strongest_in_block(block, top_k) for block in graph.blocks), key=lambda block: block.dst)
-    for (start, stop), group in groupby(ordered, key=lambda block: block.dst):
-        blocks = list(group)
-        dst = torch.cat([block.rows() for block in blocks])
-        src = torch.cat([block.col.long() + block.src[0] for block in blocks])
-        weight = torch.cat([block.values.abs() for block in blocks])
-        by_source = torch.argsort(src, stable=True)
-        by_weight = by_source[torch.argsort(weight[by_source], descending=True, stable=True)]
-        order = by_weight[torch.argsort(dst[by_weight], stable=True)]
-        counts = torch.bincount(dst, minlength=stop - start)
-        first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-        keep = torch.zeros(len(dst), dtype=torch.bool, device=dst.device)
-        keep[order] = torch.arange(len(dst), device=dst.device) - first < top_k
-        parts = torch.split(keep, [block.n_edges for block in blocks])
-        kept += [_selected(block, part) for block, part in zip(blocks, parts, strict=True)]
-    return kept
-
-
-def _strongest_in_block(block: Block, top_k: int) -> Block:
-    """A full block without the edges that are not among a row's strongest; any other block as it is."""
-    if not block.is_full or block.shape[1] <= top_k:
-        return block
-    weights = block.values.abs().view(block.shape)
-    least = weights.topk(top_k, dim=1).values[:, -1:]
-    above, level = weights > least, weights == least
-    room = top_k - above.sum(dim=1, keepdim=True)
-    return _selected(block, (above | (level & (level.cumsum(dim=1) <= room))).reshape(-1))

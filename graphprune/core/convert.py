@@ -1,5 +1,7 @@
 """Graphs from and to SciPy, networkx and igraph."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
@@ -7,13 +9,15 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from graphprune.core.block import Block
 from graphprune.core.errors import InputError
-from graphprune.core.graph import Block, ModelGraph
+from graphprune.core.graph import ModelGraph
 from graphprune.core.nodes import NodeIndex, Span
 
 if TYPE_CHECKING:
     import igraph
 
+FULL_FROM = 256  # edges from which a block of its own pays for a set of edges of which all are there
 IntArray = np.ndarray[Any, np.dtype[np.integer[Any]]]
 
 
@@ -21,7 +25,7 @@ def from_scipy(matrix: sparse.sparray | sparse.spmatrix) -> ModelGraph:
     """The graph whose edge ``src -> dst`` has weight ``matrix[src, dst]``; stored zeros are edges of weight zero.
 
     The floating-point type is kept (integers become float64). Nodes are grouped by topological generation (the
-    longest path from a source), one block of edges a generation; results come back in the caller's order.
+    longest path from a source), one or two blocks of edges a generation; results come back in the caller's order.
 
     Cost: linear in nodes and edges, plus a few tens of microseconds a generation.
 
@@ -35,8 +39,10 @@ def from_scipy(matrix: sparse.sparray | sparse.spmatrix) -> ModelGraph:
     rows, columns = matrix.shape
     if rows != columns:
         raise InputError(f"an adjacency matrix is square, this one is {rows} x {columns}")
-    adjacency = sparse.csr_array(matrix, copy=True)
-    adjacency.sum_duplicates()
+    adjacency = sparse.csr_array(matrix)
+    if not adjacency.has_canonical_format:
+        adjacency = adjacency.copy()
+        adjacency.sum_duplicates()
     if adjacency.dtype not in (np.float32, np.float64):
         if not np.issubdtype(adjacency.dtype, np.integer) and adjacency.dtype != np.bool_:
             raise InputError(f"edge weights are float32, float64 or integers, not {adjacency.dtype}")
@@ -47,22 +53,42 @@ def from_scipy(matrix: sparse.sparray | sparse.spmatrix) -> ModelGraph:
     order = np.argsort(generation, kind="stable")
     sizes = np.bincount(generation) if rows else np.zeros(0, dtype=np.int64)
     index = NodeIndex(tuple(Span("node", level, int(size)) for level, size in enumerate(sizes)))
-    incoming = sparse.csr_array(adjacency.T)[order][:, order]  # row = destination, both in topological order
-    incoming.sort_indices()
-    return ModelGraph(index, tuple(_generation_blocks(incoming, sizes)), order=torch.from_numpy(order.copy()))
+    outgoing, incoming = _in_order(adjacency, order)
+    ones = np.ones(rows, dtype=adjacency.dtype)
+    return ModelGraph(
+        index,
+        tuple(_generation_blocks(incoming, sizes)),
+        weight="signed" if (adjacency.data < 0).any() else "magnitude",
+        order=torch.from_numpy(order),
+        strengths=(torch.from_numpy(outgoing @ ones), torch.from_numpy(incoming @ ones)),
+    )
+
+
+def _in_order(adjacency: sparse.csr_array, order: IntArray) -> tuple[sparse.csr_array, sparse.csr_array]:
+    """The matrix and its transpose, both by row and with the nodes in another order; no sorting is needed."""
+    rank = np.empty(len(order), dtype=adjacency.indices.dtype)
+    rank[order] = np.arange(len(order), dtype=rank.dtype)
+    picked = adjacency[order]
+    outgoing = sparse.csr_array((picked.data, rank[picked.indices], picked.indptr), shape=adjacency.shape)
+    by_column = outgoing.tocsc()  # as rows of the transpose, with ascending columns since the rows came in order
+    incoming = sparse.csr_array((by_column.data, by_column.indices, by_column.indptr), shape=adjacency.shape)
+    return outgoing, incoming
 
 
 def _generations(adjacency: sparse.csr_array) -> IntArray:
     """The length of the longest path that ends at each node, found by peeling off sources."""
     waiting = np.bincount(adjacency.indices, minlength=adjacency.shape[0])
     generation = np.full(adjacency.shape[0], -1, dtype=np.int64)
+    place = np.empty(adjacency.shape[0], dtype=np.int64)
     frontier = np.flatnonzero(waiting == 0)
     level = 0
     while len(frontier):
         generation[frontier] = level
-        reached, counts = np.unique(adjacency[frontier].indices, return_counts=True)
-        waiting[reached] -= counts
-        frontier = reached[waiting[reached] == 0]
+        reached = adjacency[frontier].indices
+        np.subtract.at(waiting, reached, 1)
+        freed = reached[waiting[reached] == 0]
+        place[freed] = np.arange(len(freed))
+        frontier = freed[place[freed] == np.arange(len(freed))]  # each of them once
         level += 1
     if (generation < 0).any():
         raise InputError(f"the graph has a cycle: {' -> '.join(map(str, _cycle(adjacency, generation < 0)))}")
@@ -83,18 +109,46 @@ def _cycle(adjacency: sparse.csr_array, left: np.ndarray[Any, np.dtype[np.bool_]
     return [node, *reversed(walk[position[node] :])]
 
 
-def _generation_blocks(incoming: sparse.csr_array, sizes: IntArray) -> list[Block]:
-    blocks = []
-    start = 0
+def _generation_blocks(incoming: sparse.csr_array, sizes: IntArray) -> Iterator[Block]:
+    """The edges into each generation: those from the one before as a full block, if all are there, and the rest."""
+    pointers, columns, data = incoming.indptr, incoming.indices.astype(np.int32, copy=False), incoming.data
+    start, before = 0, 0
+    if not len(sizes):
+        yield _sparse_block(0, np.zeros(1, dtype=np.int64), columns, data)
     for size in sizes.tolist():
-        first, last = int(incoming.indptr[start]), int(incoming.indptr[start + size])
-        if last > first or start == 0:  # the first generation's block, always empty, holds the type of the weights
-            crow = torch.from_numpy((incoming.indptr[start : start + size + 1] - first).astype(np.int32))
-            col = torch.from_numpy(incoming.indices[first:last].astype(np.int32))
-            values = torch.from_numpy(incoming.data[first:last].copy())
-            blocks.append(Block((0, start), (start, start + size), values, crow, col))
-        start += size
-    return blocks
+        stop = start + size
+        first, last = int(pointers[start]), int(pointers[stop])
+        rows = pointers[start : stop + 1] - first
+        if start == 0:  # always empty: it holds the type of the weights
+            yield _sparse_block(start, rows, columns[:0], data[:0])
+        elif _all_there(rows, columns[first:last], start, before):
+            wide = rows[1:, None] + np.arange(-before, 0)  # the last edges of every row, since columns ascend
+            yield Block.full((start - before, start), (start, stop), torch.from_numpy(data[first:last][wide]))
+            others = np.ones(last - first, dtype=np.bool_)
+            others[wide] = False
+            if others.any():
+                rest = rows - before * np.arange(size + 1)
+                yield _sparse_block(start, rest, columns[first:last][others], data[first:last][others])
+        else:
+            yield _sparse_block(start, rows, columns[first:last], data[first:last])
+        start, before = stop, size
+
+
+def _all_there(rows: IntArray, columns: IntArray, start: int, before: int) -> bool:
+    """Whether each of some nodes has an edge from each of the ``before`` nodes before them, and it is worth a block."""
+    if len(rows) * before < FULL_FROM or not (np.diff(rows) >= before).all():
+        return False
+    return bool((columns[rows[1:] - before] == start - before).all())
+
+
+def _sparse_block(start: int, rows: IntArray, columns: IntArray, data: "np.ndarray[Any, np.dtype[Any]]") -> Block:
+    """Edges into the nodes from ``start``, by row with ascending columns, from the run of nodes that they come from."""
+    src = (0, 0)
+    filled = np.flatnonzero(np.diff(rows))
+    if len(filled):
+        src = int(columns[rows[filled]].min()), int(columns[rows[filled + 1] - 1].max()) + 1
+    crow, col = torch.from_numpy(rows.astype(np.int32)), torch.from_numpy(columns - np.int32(src[0]))
+    return Block(src, (start, start + len(rows) - 1), torch.from_numpy(data), crow, col)
 
 
 def from_networkx(digraph: "nx.DiGraph[Any]", *, weight: str | None = "weight") -> ModelGraph:
@@ -113,7 +167,7 @@ def from_networkx(digraph: "nx.DiGraph[Any]", *, weight: str | None = "weight") 
         raise InputError(f"the graph has a cycle: {' -> '.join(str(node) for node in [*cycle, cycle[0]])}")
     matrix = nx.to_scipy_sparse_array(digraph, nodelist=labels, weight=weight, dtype=np.float64, format="csr")
     graph = from_scipy(matrix)
-    return ModelGraph(graph.nodes, graph.blocks, order=graph.order, labels=labels)
+    return replace(graph, labels=labels)
 
 
 def to_scipy(graph: ModelGraph, *, max_edges: int = 500_000_000) -> sparse.csr_array:
@@ -133,7 +187,8 @@ def _edge_arrays(graph: ModelGraph) -> tuple[IntArray, IntArray, np.ndarray[Any,
     src, dst = np.empty(n, dtype=np.int32), np.empty(n, dtype=np.int32)
     values = np.empty(n, dtype=np.float32 if graph.dtype == torch.float32 else np.float64)
     at = 0
-    for block in graph.blocks:
+    for edges in graph.blocks:
+        block = edges.load()
         here = slice(at, at + block.n_edges)
         src[here] = block.col.cpu().numpy() + block.src[0]
         dst[here] = block.rows().cpu().numpy() + block.dst[0]

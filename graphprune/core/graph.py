@@ -4,15 +4,16 @@ Every block leads from earlier nodes to strictly later ones, so the graph is acy
 the blocks in order is one pass in topological order. Direction is information flow: ``adjacency[src, dst]``.
 """
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
+from graphprune.core.block import EdgeBlock, UnweightedBlock
 from graphprune.core.nodes import NodeIndex
 
 if TYPE_CHECKING:
@@ -20,109 +21,12 @@ if TYPE_CHECKING:
     import networkx as nx
     from scipy import sparse
 
+    from graphprune.core.mask import Mask
+
 Level = Literal["channel", "unit", "block"]
 Weight = Literal["magnitude", "activation", "signed"]
 LEVELS: tuple[Level, ...] = ("channel", "unit", "block")
 WEIGHTS: tuple[Weight, ...] = ("magnitude", "activation", "signed")
-
-with warnings.catch_warnings():  # torch announces once per process that sparse CSR is in beta: get it over with
-    warnings.simplefilter("ignore")
-    torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), size=(1, 1))
-
-
-@lru_cache(maxsize=32)
-def full_pattern(rows: int, columns: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """The index arrays (int32) of a CSR matrix in which every entry is stored; shared by all blocks of one shape."""
-    crow = torch.arange(rows + 1, dtype=torch.int32, device=device) * columns
-    return crow, torch.arange(columns, dtype=torch.int32, device=device).repeat(rows)
-
-
-def row_pointers(rows: Int[torch.Tensor, " edges"], n_rows: int) -> Int[torch.Tensor, " n_rows_plus_one"]:
-    """The CSR row pointers (int32) of edges sorted by row."""
-    pointers = torch.zeros(n_rows + 1, dtype=torch.int32, device=rows.device)
-    pointers[1:] = torch.bincount(rows, minlength=n_rows).cumsum(0)
-    return pointers
-
-
-@dataclass(frozen=True)
-class Block:
-    """Edges from nodes ``src`` (first, one past last) to nodes ``dst``, as a CSR matrix of shape (dst, src).
-
-    Rows are destinations, as in a weight matrix, so that ``push`` is an ordinary sparse product.
-    """
-
-    src: tuple[int, int]
-    dst: tuple[int, int]
-    values: Float[torch.Tensor, " edges"]
-    crow: Int[torch.Tensor, " rows_plus_one"]
-    col: Int[torch.Tensor, " edges"]
-
-    @classmethod
-    def full(cls, src: tuple[int, int], dst: tuple[int, int], weights: Float[torch.Tensor, "dst src"]) -> "Block":
-        """Every entry of a matrix (rows are destinations), zeros included."""
-        crow, col = full_pattern(dst[1] - dst[0], src[1] - src[0], weights.device)
-        return cls(src, dst, weights.reshape(-1), crow, col)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.dst[1] - self.dst[0], self.src[1] - self.src[0]
-
-    @property
-    def n_edges(self) -> int:
-        return self.values.numel()
-
-    @property
-    def is_full(self) -> bool:
-        """Whether every possible edge is stored, so that the values are a dense matrix in row order."""
-        return self.n_edges == self.shape[0] * self.shape[1]
-
-    @property
-    def csr(self) -> torch.Tensor:
-        """The block as a torch sparse CSR tensor of shape (dst, src); nothing is copied."""
-        return torch.sparse_csr_tensor(self.crow, self.col, self.values, size=self.shape)
-
-    def rows(self) -> Int[torch.Tensor, " edges"]:
-        """The row (destination within the block) of every stored edge."""
-        counts = self.crow.diff()
-        return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-
-    def push(self, x: Float[torch.Tensor, " src *k"]) -> Float[torch.Tensor, " dst *k"]:
-        """``W @ x``: what arrives at the destinations when the sources hold ``x``. Bound by memory bandwidth."""
-        if self.n_edges == 0:
-            return x.new_zeros((self.shape[0], *x.shape[1:]))
-        return self.csr @ x
-
-    def pull(self, y: Float[torch.Tensor, " dst *k"]) -> Float[torch.Tensor, " src *k"]:
-        """``W.T @ y``: the sweep against the edges.
-
-        torch's transposed CSR product is a hundred times slower than its plain one on CPU, so a full block is
-        read as the dense matrix it is and any other as SciPy's CSC, both without a copy.
-        """
-        if self.n_edges == 0:
-            return y.new_zeros((self.shape[1], *y.shape[1:]))
-        if self.is_full:
-            return self.values.view(self.shape).t() @ y
-        if y.device.type == "cpu":
-            from scipy import sparse
-
-            arrays = (self.values.numpy(), self.col.numpy(), self.crow.numpy())
-            return torch.from_numpy(sparse.csr_array(arrays, shape=self.shape).T @ y.numpy())
-        weights = self.values if y.ndim == 1 else self.values[:, None]
-        return y.new_zeros((self.shape[1], *y.shape[1:])).index_add_(0, self.col, weights * y[self.rows()])
-
-    def sent(self) -> Float[torch.Tensor, " src"]:
-        """The sum of the weights that leave each source: ``pull`` of ones, quicker where every edge is stored."""
-        return self.values.view(self.shape).sum(dim=0) if self.is_full else self.pull(self._ones(self.shape[0]))
-
-    def received(self) -> Float[torch.Tensor, " dst"]:
-        """The sum of the weights that reach each destination: ``push`` of ones."""
-        return self.values.view(self.shape).sum(dim=1) if self.is_full else self.push(self._ones(self.shape[1]))
-
-    def _ones(self, size: int) -> torch.Tensor:
-        return self.values.new_ones(size)
-
-    def to(self, device: torch.device | str) -> "Block":
-        return replace(self, values=self.values.to(device), crow=self.crow.to(device), col=self.col.to(device))
 
 
 @dataclass(frozen=True)
@@ -137,16 +41,19 @@ class ModelGraph:
         model: where the graph comes from (name, checkpoint hash, sizes); JSON.
         order: for a graph from outside, the caller's id of each node; results are returned in the caller's order.
         labels: for a graph from networkx, the caller's node objects by the caller's id.
+        strengths: sums of the weights that leave and that reach each node, where they are known.
+        present: which nodes a mask has left, in topological order; all of them if not given.
     """
 
     nodes: NodeIndex
-    blocks: tuple[Block, ...]
+    blocks: tuple[EdgeBlock, ...]
     level: Level = "channel"
     weight: Weight = "magnitude"
     model: Mapping[str, Any] = field(default_factory=dict)
     order: Int[torch.Tensor, " n_nodes"] | None = None
     labels: tuple[Any, ...] | None = None
     strengths: tuple[torch.Tensor, torch.Tensor] | None = None
+    present: Bool[torch.Tensor, " n_nodes"] | None = None
 
     def __post_init__(self) -> None:
         for block in self.blocks:
@@ -163,19 +70,30 @@ class ModelGraph:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.blocks[0].values.dtype if self.blocks else torch.float64
+        return self.blocks[0].dtype if self.blocks else torch.float64
 
     @property
     def device(self) -> torch.device:
-        return self.blocks[0].values.device if self.blocks else torch.device("cpu")
+        return self.blocks[0].device if self.blocks else torch.device("cpu")
+
+    @property
+    def n_present(self) -> int:
+        """How many nodes a mask has left."""
+        return self.n_nodes if self.present is None else int(self.present.sum())
+
+    def indicator(self) -> Float[torch.Tensor, " n_nodes"]:
+        """1 at every node, 0 at those that a mask has removed."""
+        if self.present is None:
+            return torch.ones(self.n_nodes, dtype=self.dtype, device=self.device)
+        return self.present.to(self.dtype)
 
     @cached_property
-    def forward_blocks(self) -> tuple[Block, ...]:
+    def forward_blocks(self) -> tuple[EdgeBlock, ...]:
         """Blocks ordered so that all edges into a node come before any edge out of it."""
         return tuple(sorted(self.blocks, key=lambda block: block.dst[0]))
 
     @cached_property
-    def backward_blocks(self) -> tuple[Block, ...]:
+    def backward_blocks(self) -> tuple[EdgeBlock, ...]:
         """Blocks ordered so that all edges out of a node come before any edge into it."""
         return tuple(sorted(self.blocks, key=lambda block: -block.src[1]))
 
@@ -218,7 +136,19 @@ class ModelGraph:
             blocks=tuple(block.to(device) for block in self.blocks),
             order=None if self.order is None else self.order.to(device),
             strengths=None if self.strengths is None else (self.strengths[0].to(device), self.strengths[1].to(device)),
+            present=None if self.present is None else self.present.to(device),
         )
+
+    def unweighted(self) -> "ModelGraph":
+        """The same edges, each with weight one; nothing is copied."""
+        blocks = tuple(UnweightedBlock(block) for block in self.blocks)
+        return replace(self, blocks=blocks, strengths=None, weight="magnitude")
+
+    def masked(self, mask: "Mask | Bool[torch.Tensor, ' n_nodes']") -> "ModelGraph":
+        """The graph without what a mask removes; no edge is copied. See `graphprune.core.masking.masked`."""
+        from graphprune.core.masking import masked
+
+        return masked(self, mask)
 
     @classmethod
     def from_scipy(cls, matrix: "sparse.sparray | sparse.spmatrix") -> "ModelGraph":
@@ -265,12 +195,17 @@ class ModelGraph:
         return quotient(self, level, norm=norm)
 
     def sparsify(
-        self, *, top_k: int | None = None, threshold: float | None = None, share: float | None = None
+        self,
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        share: float | None = None,
+        folder: Path | None = None,
     ) -> tuple["ModelGraph", "Dropped"]:
-        """The strongest edges and what was dropped; see `graphprune.core.coarsen.sparsify`."""
-        from graphprune.core.coarsen import sparsify
+        """The strongest edges and what was dropped; see `graphprune.core.sparsify.sparsify`."""
+        from graphprune.core.sparsify import sparsify
 
-        return sparsify(self, top_k=top_k, threshold=threshold, share=share)
+        return sparsify(self, top_k=top_k, threshold=threshold, share=share, folder=folder)
 
 
 @dataclass(frozen=True)

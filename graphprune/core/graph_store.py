@@ -5,7 +5,7 @@ graph or the new one. Blocks that store every edge keep their values only: the i
 """
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 
+from graphprune.core.block import Block, EdgeBlock, StoredBlock, check_pointers
 from graphprune.core.errors import FormatError, InputError
-from graphprune.core.graph import LEVELS, WEIGHTS, Block, Level, ModelGraph, Weight
+from graphprune.core.graph import LEVELS, WEIGHTS, Level, ModelGraph, Weight
 from graphprune.core.io import (
     load_tensors,
+    opened_tensors,
     read_json,
     save_tensors,
     settle,
@@ -28,6 +30,7 @@ from graphprune.core.nodes import NodeIndex
 
 FORMAT = "graphprune.graph"
 VERSION = 1
+STREAM_ABOVE = 1 << 30
 
 
 @dataclass
@@ -40,6 +43,7 @@ class GraphWriter:
     folder: Path
     nodes: NodeIndex
     dtype: torch.dtype = torch.float32
+    present: torch.Tensor | None = None
     identity: str = field(default_factory=lambda: secrets.token_hex(4))
     rows: list[dict[str, Any]] = field(default_factory=list)
     shards: list[str] = field(default_factory=list)
@@ -50,15 +54,27 @@ class GraphWriter:
         self._disk = ThreadPoolExecutor(max_workers=1)
         self._written: Future[None] | None = None
 
-    def add(self, blocks: Iterable[Block]) -> None:
+    def add_all(self, shards: Iterable[Iterable[EdgeBlock]]) -> None:
+        """Writes one shard after the other; what is written is removed again if one fails."""
+        try:
+            for shard in shards:
+                self.add(shard)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def add(self, blocks: Iterable[EdgeBlock]) -> None:
         """Writes one shard."""
         shard = f"blocks-{self.identity}-{len(self.shards):05d}.safetensors"
         tensors: dict[str, torch.Tensor] = {}
-        for block in blocks:
+        for edges in blocks:
+            block = edges.load().to("cpu")
             key = f"{len(self.rows):06d}"
-            tensors[f"{key}.values"] = block.values
-            if not block.is_full:
-                tensors[f"{key}.crow"], tensors[f"{key}.col"] = block.crow, block.col
+            parts = {"values": block.values} if block.is_full else {
+                "values": block.values, "crow": block.crow, "col": block.col,
+            }  # fmt: skip
+            for part, tensor in parts.items():
+                tensors[f"{key}.{part}"] = _owned(tensor, tensors.values())
             self.rows.append({"key": key, "src": block.src, "dst": block.dst, "shard": len(self.shards)})
             self.out_strength[slice(*block.src)] += block.sent()
             self.in_strength[slice(*block.dst)] += block.received()
@@ -79,7 +95,8 @@ class GraphWriter:
             for shard in self.shards:
                 settle(temporary_path(self.folder / shard), self.folder / shard)
             strengths = f"strengths-{self.identity}.safetensors"
-            save_tensors(self.folder / strengths, {"out": self.out_strength, "in": self.in_strength})
+            sums = {"out": self.out_strength, "in": self.in_strength}
+            save_tensors(self.folder / strengths, sums if self.present is None else sums | {"present": self.present})
             write_json(
                 self.folder / "manifest.json",
                 {
@@ -122,13 +139,29 @@ class GraphWriter:
                     path.unlink()
 
 
+def _owned(tensor: torch.Tensor, others: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The tensor, copied if it shares memory with another or is part of a larger one, which safetensors refuses."""
+    storage = tensor.untyped_storage()
+    shared = any(other.untyped_storage().data_ptr() == storage.data_ptr() for other in others)
+    return tensor.clone() if shared or storage.nbytes() != tensor.nbytes else tensor
+
+
 def save_graph(graph: ModelGraph, folder: Path, *, inputs: str = "") -> None:
-    """Writes a graph as a single shard."""
+    """Writes a graph as a single shard.
+
+    Raises:
+        InputError: the graph is from outside.
+    """
+    refuse_outside(graph)
+    writer = GraphWriter(folder, graph.nodes, dtype=graph.dtype, present=graph.present)
+    writer.add_all([graph.blocks])
+    writer.finish(level=graph.level, weight=graph.weight, model=graph.model, inputs=inputs, n_edges=graph.n_edges)
+
+
+def refuse_outside(graph: ModelGraph) -> None:
+    """Refuses to store a graph whose nodes have the names and the order of somebody else."""
     if graph.order is not None:
         raise InputError("only graphs of models are stored; a graph from outside already has a file of its own")
-    writer = GraphWriter(folder, graph.nodes, dtype=graph.dtype)
-    writer.add(graph.to("cpu").blocks)
-    writer.finish(level=graph.level, weight=graph.weight, model=graph.model, inputs=inputs, n_edges=graph.n_edges)
 
 
 def read_graph_manifest(folder: Path) -> dict[str, Any]:
@@ -149,8 +182,14 @@ def read_graph_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def load_graph(folder: Path) -> ModelGraph:
+def load_graph(folder: Path, *, stream: bool | None = None) -> ModelGraph:
     """The graph in a folder; its blocks are memory-mapped and read when they are used.
+
+    Args:
+        folder: where `save_graph` or `export` put it.
+        stream: let go of each block after its use, so that resident memory holds one block and the node values
+            however large the graph; a sweep then takes about twice as long. By default, if the graph is larger
+            than `STREAM_ABOVE` bytes.
 
     Raises:
         InputError: the folder holds no graph.
@@ -159,34 +198,58 @@ def load_graph(folder: Path) -> ModelGraph:
     manifest = read_graph_manifest(folder)
     try:
         nodes = NodeIndex.from_json(manifest["nodes"])
-        shards = [load_tensors(folder / name)[0] for name in manifest["shards"]]
-        blocks = tuple(_block(row, shards[row["shard"]]) for row in manifest["blocks"])
-        strengths = load_tensors(folder / manifest["strengths"])[0]
+        paths = [folder / name for name in manifest["shards"]]
+        if stream is None:
+            stream = sum(path.stat().st_size for path in paths if path.is_file()) > STREAM_ABOVE
+        blocks = _stored_blocks(manifest["blocks"], paths) if stream else _mapped_blocks(manifest["blocks"], paths)
+        sums = load_tensors(folder / manifest["strengths"])[0]
         level, weight = manifest["level"], manifest["weight"]
         if level not in LEVELS or weight not in WEIGHTS:
             raise FormatError(f"{folder / 'manifest.json'} names an unknown level or weight: {level}, {weight}")
-        graph = ModelGraph(
-            nodes,
-            blocks,
-            level=level,
-            weight=weight,
-            model=manifest["model"],
-            strengths=(strengths["out"], strengths["in"]),
-        )
+        strengths, present = (sums["out"], sums["in"]), sums.get("present")
+        facts = {"level": level, "weight": weight, "model": manifest["model"]}
+        graph = ModelGraph(nodes, blocks, strengths=strengths, present=present, **facts)
         if (graph.n_edges, graph.n_nodes) != (manifest["n_edges"], manifest["n_nodes"]):
             raise FormatError(f"the graph in {folder} is damaged: its edges don't match its manifest")
     except InputError as error:
         raise FormatError(f"the graph in {folder} is incomplete: {error}") from error
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise FormatError(f"the graph in {folder} is damaged: {error!r}") from error
-    if not all(bool(torch.isfinite(strength).all()) for strength in strengths.values()):  # sums of all the weights
+    if not all(bool(torch.isfinite(strength).all()) for strength in strengths):  # sums of all the weights
         raise FormatError(f"the graph in {folder} has a weight that is NaN or infinite")
     return graph
 
 
-def _block(row: Mapping[str, Any], shard: Mapping[str, torch.Tensor]) -> Block:
+def _mapped_blocks(rows: Iterable[Mapping[str, Any]], paths: Sequence[Path]) -> tuple[Block, ...]:
+    shards = [load_tensors(path)[0] for path in paths]
+    return tuple(_block(row, shards[row["shard"]], paths[row["shard"]]) for row in rows)
+
+
+def _block(row: Mapping[str, Any], shard: Mapping[str, torch.Tensor], path: Path) -> Block:
     src, dst, key = (row["src"][0], row["src"][1]), (row["dst"][0], row["dst"][1]), row["key"]
     values = shard[f"{key}.values"]
     if f"{key}.crow" in shard:
-        return Block(src, dst, values, shard[f"{key}.crow"], shard[f"{key}.col"])
+        crow, col = shard[f"{key}.crow"], shard[f"{key}.col"]
+        check_pointers(path, dst[1] - dst[0], values.numel(), crow, col)
+        return Block(src, dst, values, crow, col)
     return Block.full(src, dst, values.view(dst[1] - dst[0], src[1] - src[0]))
+
+
+def _stored_blocks(rows: Iterable[Mapping[str, Any]], paths: Sequence[Path]) -> tuple[StoredBlock, ...]:
+    """Blocks that know where they lie; of the files only the headers are read."""
+    by_shard: dict[int, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        by_shard.setdefault(row["shard"], {})[row["key"]] = row
+    found: dict[str, StoredBlock] = {}
+    for shard, members in by_shard.items():
+        with opened_tensors(paths[shard]) as file:
+            for key, row in members.items():
+                values = file.get_slice(f"{key}.values")
+                src, dst = (row["src"][0], row["src"][1]), (row["dst"][0], row["dst"][1])
+                dtype = {"F32": torch.float32, "F64": torch.float64}[values.get_dtype()]
+                found[key] = StoredBlock(src, dst, paths[shard], key, values.get_shape()[0], dtype)
+                if f"{key}.crow" in file.keys():  # noqa: SIM118 - no mapping
+                    crow, col = (file.get_slice(f"{key}.{part}") for part in ("crow", "col"))
+                    if (crow.get_shape(), col.get_shape()) != ([dst[1] - dst[0] + 1], [found[key].n_edges]):
+                        raise FormatError(f"{paths[shard]} is damaged: the index arrays of a block don't fit its edges")
+    return tuple(found[key] for key in sorted(found))

@@ -12,7 +12,8 @@ from functools import cached_property
 import torch
 from jaxtyping import Float
 
-from graphprune.core.graph import Block, Weight
+from graphprune.core.block import Block
+from graphprune.core.graph import Weight
 from graphprune.core.nodes import NodeIndex, Span
 from graphprune.core.stats import CalibrationStats
 from graphprune.models.architecture import Decoder

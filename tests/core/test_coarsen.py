@@ -1,19 +1,18 @@
-"""Quotients against the dense formula, sparsified graphs against brute force."""
+"""Quotients against the dense formula."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from graphprune.core.block import Block
 from graphprune.core.coarsen import Quotient
 from graphprune.core.errors import InputError
-from graphprune.core.graph import Block, ModelGraph
+from graphprune.core.graph import ModelGraph
 from graphprune.core.nodes import NodeIndex, Span
 from graphprune.extraction.export import export
+from tests.core.test_block import sparse_block
 from tests.families import MODEL_TYPES, decoder, perceptron
 from tests.oracles import graph as graphs
 from tests.unchecked import unchecked
@@ -78,6 +77,24 @@ def test_the_norm_is_an_option() -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_blocks_that_are_full_and_blocks_that_are_not_may_fall_together(first: int) -> None:
+    nodes = NodeIndex((Span("resid", 0, 3), Span("query", 0, 2), Span("key", 0, 2), Span("resid", 1, 3)))
+    weights = torch.arange(1.0, 7.0).view(2, 3)
+    blocks = [
+        Block.full((0, 3), (3, 5), weights),
+        sparse_block((0, 3), (5, 7), weights * torch.eye(2, 3)),
+        sparse_block((0, 3), (7, 10), torch.eye(3)),
+    ]
+    fine = ModelGraph(nodes, tuple(blocks[first:] + blocks[:first]))
+    coarse = fine.quotient("block")
+    assert [span.name for span in coarse.nodes.spans] == ["resid.0", "attn.0", "resid.1"]
+    image = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
+    expected = graphs.quotient(fine.to_scipy().toarray().astype(np.float64), image, 3)
+    np.testing.assert_allclose(coarse.to_scipy().toarray(), expected, rtol=1e-6)
+    assert coarse.n_edges == 2
+
+
 def test_a_perceptron_has_layers_for_modules() -> None:
     fine = export(perceptron((6, 10, 8, 4)))
     coarse = fine.quotient("block")
@@ -101,137 +118,3 @@ def test_finer_levels_and_outside_graphs_are_refused() -> None:
         ModelGraph.from_scipy(graphs.csr(graphs.random_dag(5, 0.5, seed=0))).quotient("unit")
     with pytest.raises(InputError, match="from outside has no levels"):
         Quotient(NodeIndex((Span("node", 0, 3),)), "unit")
-
-
-def small_graph(entries: Sequence[float], dtype: torch.dtype = torch.float64) -> ModelGraph:
-    """Three layers of 3, 2 and 3 nodes, all later ones reached, in blocks that share destinations; zeros are edges."""
-    first, second, third = (torch.tensor(part, dtype=dtype) for part in (entries[:6], entries[6:15], entries[15:]))
-    nodes = NodeIndex((Span("node", 0, 3), Span("node", 1, 2), Span("node", 2, 3)))
-    return ModelGraph(
-        nodes,
-        (
-            Block.full((0, 3), (3, 5), first.view(2, 3)),
-            Block.full((0, 3), (5, 8), second.view(3, 3)),
-            Block.full((3, 5), (5, 8), third.view(3, 2)),
-        ),
-    )
-
-
-def edges_of(graph: ModelGraph) -> dict[tuple[int, int], float]:
-    return {
-        (c + b.src[0], r + b.dst[0]): v
-        for b in graph.blocks
-        for r, c, v in zip(b.rows().tolist(), b.col.tolist(), b.values.tolist(), strict=True)
-    }
-
-
-weights = st.lists(st.integers(-4, 4), min_size=21, max_size=21)
-close_weights = st.lists(  # some of them so close that their leading bits agree
-    st.sampled_from([0.0, 1.0, -1.0, 3.0, 1.001, 1.002, -1.003, 1.004]), min_size=21, max_size=21
-)
-
-
-@settings(max_examples=20)
-@given(weights, st.integers(1, 6), st.booleans())
-def test_top_k_keeps_each_nodes_strongest_incoming_edges_ties_by_source(
-    entries: list[int], k: int, without_zeros: bool
-) -> None:
-    graph = small_graph(entries)
-    if without_zeros:
-        graph = graph.sparsify(threshold=1.0)[0]
-    every = edges_of(graph)
-    expected: dict[tuple[int, int], float] = {}
-    for node in range(8):
-        incoming = sorted((-abs(w), a) for (a, b), w in every.items() if b == node)[:k]
-        expected |= {(a, node): every[a, node] for _, a in incoming}
-    found, dropped = graph.sparsify(top_k=k)
-    assert edges_of(found) == expected
-    check_dropped(graph, found, dropped)
-
-
-@given(weights, st.floats(0, 5))
-def test_a_threshold_keeps_edges_at_or_above_it(entries: list[int], threshold: float) -> None:
-    graph = small_graph(entries)
-    found, dropped = graph.sparsify(threshold=threshold)
-    assert edges_of(found) == {edge: w for edge, w in edges_of(graph).items() if abs(w) >= threshold}
-    check_dropped(graph, found, dropped)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@settings(max_examples=20)
-@given(entries=close_weights, share=st.floats(0.01, 1))
-def test_a_share_keeps_the_fewest_strongest_edges_that_hold_it(
-    dtype: torch.dtype, entries: list[float], share: float
-) -> None:
-    graph = small_graph(entries, dtype)
-    every = edges_of(graph)
-    total = sum(map(abs, every.values()))
-    found, dropped = graph.sparsify(share=share)
-    kept = edges_of(found)
-    check_dropped(graph, found, dropped)
-    held = sum(map(abs, kept.values()))
-    assert held >= share * total * (1 - 1e-9)
-    if total == 0:
-        assert not kept  # no edge is needed to hold a share of nothing
-        return
-    weakest = min(map(abs, kept.values()))
-    assert kept == {edge: w for edge, w in every.items() if abs(w) >= weakest}  # ties stay together
-    without_weakest = sum(abs(w) for w in kept.values() if abs(w) > weakest)
-    assert without_weakest < share * total or (share == 1 and without_weakest == total)
-
-
-def check_dropped(graph: ModelGraph, found: ModelGraph, dropped: Any) -> None:
-    every, kept = edges_of(graph), edges_of(found)
-    assert dropped.edges == len(every) - len(kept)
-    assert dropped.edge_share == pytest.approx(dropped.edges / max(len(every), 1))
-    total = sum(map(abs, every.values()))
-    lost = sum(abs(w) for edge, w in every.items() if edge not in kept)
-    assert dropped.weight_share == pytest.approx(lost / total if total else 0.0, abs=1e-9)
-    assert (found.n_nodes, found.dtype) == (graph.n_nodes, graph.dtype)
-    dense = graph.to_scipy().toarray()
-    expected = np.zeros_like(dense)
-    for a, b in kept:
-        expected[a, b] = dense[a, b]
-    assert np.array_equal(found.to_scipy().toarray(), expected)
-    torch.testing.assert_close(
-        found.out_strength.double(),
-        torch.from_numpy(expected).double().sum(dim=1),
-        rtol=1e-6,
-        atol=1e-5 if graph.dtype == torch.float32 else 1e-12,  # weights of both signs cancel
-    )
-
-
-@pytest.mark.parametrize("rule", [{"top_k": 1}, {"threshold": 0.5}, {"share": 0.5}])
-@pytest.mark.parametrize("n", [0, 3])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_graph_without_edges_stays_as_it_is(rule: dict[str, Any], n: int, dtype: type) -> None:
-    graph = ModelGraph.from_scipy(graphs.csr(np.zeros((n, n)), dtype))
-    found, dropped = graph.sparsify(**rule)
-    assert (found.n_nodes, found.n_edges, found.dtype) == (n, 0, graph.dtype)
-    assert (dropped.edges, dropped.edge_share, dropped.weight_share) == (0, 0.0, 0.0)
-
-
-def test_sparsifying_a_model_recomputes_its_strengths(tmp_path: Any) -> None:
-    stored = export(decoder("llama"), folder=tmp_path)
-    assert stored.strengths is not None
-    found, dropped = stored.sparsify(share=0.5)
-    assert 0 < found.n_edges < stored.n_edges
-    assert dropped.weight_share == pytest.approx(0.5, abs=0.01)
-    torch.testing.assert_close(found.in_strength.double().sum(), stored.in_strength.double().sum() * (
-        1 - dropped.weight_share
-    ), rtol=1e-5, atol=0.0)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("rules", "message"),
-    [
-        ({}, "exactly one"),
-        ({"top_k": 3, "share": 0.5}, "exactly one"),
-        ({"top_k": 0}, "at least 1, not 0"),
-        ({"share": 0.0}, "not 0.0"),
-        ({"share": 1.5}, "not 1.5"),
-    ],
-)
-def test_rules_that_mean_nothing_are_refused(rules: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        small_graph([1] * 21).sparsify(**rules)

@@ -1,15 +1,21 @@
 """Graphs from and to SciPy, networkx and igraph."""
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import igraph
 import networkx as nx
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy import sparse
 
 from graphprune.core.convert import node_name
@@ -44,6 +50,214 @@ def test_blocks_lead_from_earlier_generations_to_later_ones(n: int, seed: int) -
     assert torch.equal(graph.in_topological_order(values), graph.order)
     longest = {v: i for i, layer in enumerate(nx.topological_generations(graphs.digraph(matrix))) for v in layer}
     assert [graph.nodes.locate(i)[1] for i in range(n)] == [longest[v] for v in graph.order.tolist()]
+
+
+# ------------------------------------------------------------------------------------------- matrices of every form
+
+
+def unsorted(kind: Any, rows: list[int], columns: list[int], values: list[Any], n: int, dtype: Any) -> Any:
+    """Entries row by row (of a CSC matrix, column by column), in the order given within a row."""
+    order = np.argsort(np.array(rows, dtype=np.int64), kind="stable")
+    pointers = np.concatenate([[0], np.cumsum(np.bincount(np.array(rows, dtype=np.int64), minlength=n))])
+    return kind(
+        (np.array(values, dtype=dtype)[order], np.array(columns, dtype=np.int64)[order], pointers), shape=(n, n)
+    )
+
+
+FORMS: dict[str, Callable[[list[int], list[int], list[Any], int, Any], Any]] = {
+    "csr_array": partial(unsorted, sparse.csr_array),
+    "csr_matrix": partial(unsorted, sparse.csr_matrix),
+    "csc_array": lambda rows, columns, *rest: unsorted(sparse.csc_array, columns, rows, *rest),
+    "coo_array": lambda rows, columns, values, n, dtype: sparse.coo_array(
+        (np.array(values, dtype=dtype), (np.array(rows, dtype=np.int32), np.array(columns, dtype=np.int32))),
+        shape=(n, n),
+    ),
+    "lil_array": lambda *entries: sparse.lil_array(unsorted(sparse.csr_array, *entries)),
+}
+"""Matrices of given entries, which need be neither sorted nor each there once."""
+
+
+def arrays(matrix: Any) -> list[NDArray[Any]]:
+    names = ("data", "indices", "indptr", "row", "col", "rows")
+    return [getattr(matrix, name).copy() for name in names if hasattr(matrix, name)]
+
+
+def canonical(matrix: Any) -> sparse.csr_array:
+    """SciPy's own idea of it, in the type that graphs have."""
+    result = sparse.csr_array(matrix).copy()
+    result.sum_duplicates()
+    return result if result.dtype in (np.float32, np.float64) else result.astype(np.float64)
+
+
+def check_same(graph: ModelGraph, matrix: Any) -> None:
+    """The graph has the matrix's edges, weights of zero among them, and knows what leaves and what reaches each."""
+    found, expected = graph.to_scipy(), canonical(matrix)
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    for name in ("indptr", "indices", "data"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+    assert graph.strengths is not None
+    for strength, axis in zip(graph.strengths, (1, 0), strict=True):
+        assert strength.dtype == graph.dtype
+        assert np.array_equal(graph.in_caller_order(strength).numpy(), expected.sum(axis=axis))
+    recomputed = replace(graph, strengths=None)
+    torch.testing.assert_close(recomputed.out_strength, graph.out_strength)
+    torch.testing.assert_close(recomputed.in_strength, graph.in_strength)
+    assert graph.weight == ("signed" if (expected.data < 0).any() else "magnitude")
+    place = 0
+    for block in graph.blocks:
+        held = block.load()
+        assert place <= block.dst[0]  # one generation after the other
+        place = block.dst[0]
+        if held.n_edges:  # from no more nodes than need be
+            assert (int(held.col.min()), int(held.col.max())) == (0, held.shape[1] - 1)
+        assert held.crow.dtype == held.col.dtype == torch.int32
+
+
+listed = st.integers(1, 8).flatmap(
+    lambda n: st.tuples(
+        st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1), st.integers(-3, 3)), max_size=30),
+        st.permutations(range(n)),
+    )
+)
+"""Edges with whole weights, zeros among them, and the order of the nodes in which they lead forward."""
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=80)
+@given(
+    dtype=st.sampled_from([np.float32, np.float64, np.int8, np.int64, np.uint16, np.bool_]),
+    drawn=listed,
+    full_from=st.sampled_from([0, 256]),
+)
+def test_a_matrix_of_any_form_and_type_comes_back_as_it_was(
+    form: str, dtype: Any, drawn: tuple[list[tuple[int, int, int]], list[int]], full_from: int
+) -> None:
+    edges, order = drawn
+    forward = [(order[min(a, b)], order[max(a, b)], weight) for a, b, weight in edges if a != b]
+    values = [abs(w) if dtype == np.uint16 else w for _, _, w in forward]
+    matrix = FORMS[form]([a for a, _, _ in forward], [b for _, b, _ in forward], values, len(order), dtype)
+    before = arrays(matrix)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("graphprune.core.convert.FULL_FROM", full_from)
+        graph = ModelGraph.from_scipy(matrix)
+    check_same(graph, matrix)
+    for now, then in zip(arrays(matrix), before, strict=True):
+        assert np.array_equal(now, then)
+
+
+def layers(*widths: int) -> graphs.Matrix:
+    """Layers in which every node leads to every node of the next, each edge with a weight of its own."""
+    result = np.zeros((sum(widths), sum(widths)))
+    starts = np.cumsum([0, *widths])
+    for i in range(len(widths) - 1):
+        a, b, c = starts[i : i + 3]
+        result[a:b, b:c] = np.arange(1, (b - a) * (c - b) + 1).reshape(b - a, c - b)
+    return result
+
+
+STRUCTURES: dict[str, graphs.Matrix] = {
+    "in order already": np.triu(np.arange(144.0).reshape(12, 12), k=1),
+    "a chain": np.diag(np.arange(1.0, 30.0), k=1),
+    "a chain against the numbering": np.diag(np.arange(1.0, 30.0), k=-1),
+    "a star outwards": np.pad(np.arange(1.0, 12.0)[None], ((0, 11), (1, 0))),
+    "a star inwards": np.pad(np.arange(1.0, 12.0)[None], ((0, 11), (1, 0))).T,
+    "every edge": np.triu(np.arange(400.0).reshape(20, 20) - 200.5, k=1),
+    "layers": layers(20, 30, 1, 25),
+    "layers with skips": layers(20, 20, 20) + np.eye(60, k=40),
+    "no edges": np.zeros((5, 5)),
+    "one node": np.zeros((1, 1)),
+    "no node": np.zeros((0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("order", ["as it is", "reversed", "shuffled"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_graph_of_any_structure_comes_back_as_it_was(name: str, order: str, dtype: Any) -> None:
+    matrix = STRUCTURES[name]
+    n = len(matrix)
+    shuffled = np.random.default_rng(1).permutation(n)
+    ids = {"as it is": np.arange(n), "reversed": np.arange(n)[::-1], "shuffled": shuffled}[order]
+    form = sparse.csr_array(matrix[np.ix_(ids, ids)].astype(dtype))
+    graph = ModelGraph.from_scipy(form)
+    check_same(graph, form)
+    generations = nx.topological_generations(nx.from_numpy_array(form.toarray(), create_using=nx.DiGraph))
+    assert [span.size for span in graph.nodes.spans] == [len(layer) for layer in generations]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_layers_that_are_full_become_full_blocks(dtype: Any) -> None:
+    matrix = layers(20, 30, 25).astype(dtype)
+    graph = ModelGraph.from_scipy(graphs.csr(matrix, dtype))
+    full = [block for block in graph.blocks if block.n_edges]
+    assert [(block.src, block.dst) for block in full] == [((0, 20), (20, 50)), ((20, 50), (50, 75))]
+    for block in full:
+        held = block.load()
+        assert held.is_full
+        assert np.array_equal(held.matrix.numpy(), matrix[slice(*block.src), slice(*block.dst)].T)
+
+
+def test_edges_beside_those_of_a_full_layer_are_a_block_of_their_own() -> None:
+    matrix = layers(20, 30, 25)
+    matrix[3, 60], matrix[7, 74] = -1, 5  # skips
+    graph = ModelGraph.from_scipy(graphs.csr(matrix))
+    found = [(block.src, block.dst, block.n_edges) for block in graph.blocks if block.n_edges]
+    assert sorted(found) == [((0, 20), (20, 50), 600), ((3, 8), (50, 75), 2), ((20, 50), (50, 75), 750)]
+    check_same(graph, graphs.csr(matrix))
+
+
+@pytest.mark.parametrize("gap", [(0, 20), (19, 49), (7, 33)])
+def test_a_layer_that_lacks_an_edge_is_no_full_block(gap: tuple[int, int]) -> None:
+    matrix = layers(20, 30)
+    matrix[gap] = 0
+    graph = ModelGraph.from_scipy(graphs.csr(matrix))
+    assert not any(block.load().is_full for block in graph.blocks)
+    assert graph.n_edges == 599
+    check_same(graph, graphs.csr(matrix))
+    skipped = np.zeros((51, 51))  # as many edges a node as a full layer has, one of them from elsewhere
+    skipped[:50, :50] = matrix
+    skipped[50, gap[0]] = skipped[50, gap[1]] = 1
+    check_same(ModelGraph.from_scipy(graphs.csr(skipped)), graphs.csr(skipped))
+
+
+@pytest.mark.parametrize("form", ["sorted", "unsorted", "columns"])
+def test_a_matrix_that_may_not_be_written_to_is_read(form: str) -> None:
+    """As one that is memory-mapped."""
+    entries = (np.array([1.0, 2.0, 3.0]), np.array([2, 1, 2], dtype=np.int32), np.array([0, 2, 3, 3], dtype=np.int32))
+    matrix = {"sorted": sparse.csr_array, "unsorted": sparse.csr_array, "columns": sparse.csc_array}[form](
+        entries, shape=(3, 3)
+    )
+    matrix = matrix if form != "columns" else sparse.csc_array(matrix.T)
+    if form == "sorted":
+        matrix.sum_duplicates()
+    for array in (matrix.data, matrix.indices, matrix.indptr):
+        array.flags.writeable = False
+    expected = canonical(matrix)
+    graph = ModelGraph.from_scipy(matrix)
+    assert np.array_equal(graph.to_scipy().toarray(), expected.toarray())
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ([1.0, 2.0], "magnitude"),
+        ([1.0, -2.0], "signed"),
+        ([0.0, 0.0], "magnitude"),
+        ([-0.0, 1.0], "magnitude"),
+        ([-1e-300, 1.0], "signed"),
+        ([], "magnitude"),
+    ],
+)
+def test_weights_are_signed_if_one_is_negative(weights: list[float], expected: str) -> None:
+    ends = np.arange(len(weights))
+    graph = ModelGraph.from_scipy(sparse.coo_array((np.array(weights), (ends, ends + 1)), shape=(3, 3)))
+    assert graph.weight == expected
+    assert ModelGraph.from_networkx(graph.to_networkx()).weight == expected
+
+
+def test_a_sum_that_is_not_negative_has_no_sign() -> None:
+    entries = (np.array([-1.0, 3.0]), (np.array([0, 0]), np.array([1, 1])))
+    assert ModelGraph.from_scipy(sparse.coo_array(entries, shape=(2, 2))).weight == "magnitude"
 
 
 def test_stored_zeros_are_edges_and_duplicates_are_summed() -> None:
@@ -183,6 +397,34 @@ def test_one_torch_csr_holds_the_same_edges_with_int32_indices(tiny: Model) -> N
     whole = graph.to_torch()
     assert whole.crow_indices().dtype == whole.col_indices().dtype == torch.int32
     np.testing.assert_array_equal(whole.to_dense().numpy(), graph.to_scipy().toarray())
+
+
+@pytest.mark.parametrize("suffix", [".graphml", ".graphml.gz", ".gexf", ".gexf.gz"])
+def test_a_file_of_another_program_holds_the_same_graph(suffix: str, tmp_path: Path) -> None:
+    graph = export(decoder("llama"), level="unit", weight="magnitude")
+    path = tmp_path / f"graph{suffix}"
+    kind = suffix.removesuffix(".gz").removeprefix(".")
+    getattr(nx, f"write_{kind}")(graph.to_networkx(), path)
+    back = getattr(nx, f"read_{kind}")(path)
+    found = ModelGraph.from_networkx(back)
+    assert found.labels == tuple(node_name(graph, node) for node in range(graph.n_nodes))
+    assert np.array_equal(found.to_scipy().toarray(), graph.to_scipy().toarray())
+    assert back.nodes["neuron.1.3"]["kind"] == "neuron"
+    if kind == "graphml":
+        read = igraph.Graph.Read_GraphMLz if suffix.endswith("gz") else igraph.Graph.Read_GraphML
+        other = read(str(path))
+        assert (other.vcount(), other.ecount()) == (graph.n_nodes, graph.n_edges)
+        assert np.array_equal(np.sort(other.es["weight"]), np.sort(graph.to_scipy().data.astype(np.float64)))
+
+
+def test_a_file_that_igraph_writes_is_read_by_networkx(tmp_path: Path) -> None:
+    graph = export(decoder("llama"), level="unit", weight="magnitude")
+    graph.to_igraph().write_graphml(str(tmp_path / "graph.graphml"))
+    back = nx.read_graphml(tmp_path / "graph.graphml")
+    names = nx.get_node_attributes(back, "name")
+    assert list(names.values()) == [node_name(graph, node) for node in range(graph.n_nodes)]
+    found = ModelGraph.from_networkx(back).to_scipy().toarray()
+    np.testing.assert_allclose(found, graph.to_scipy().toarray(), rtol=1e-12)
 
 
 def test_one_matrix_is_refused_above_a_size(tiny: Model) -> None:

@@ -1,25 +1,23 @@
-"""Nodes, blocks, and graphs of both."""
+"""Nodes, and graphs of nodes and blocks."""
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 
-from graphprune.core.graph import Block, ModelGraph, full_pattern
+from graphprune.core.block import Block, UnweightedBlock
+from graphprune.core.graph import ModelGraph
 from graphprune.core.nodes import NodeIndex, Span
 from graphprune.extraction.export import export
 from tests.families import MODEL_TYPES, decoder
+from tests.oracles import graph as graphs
 
 CPU = torch.device("cpu")
-
-
-def sparse_block(src: tuple[int, int], dst: tuple[int, int], dense: torch.Tensor) -> Block:
-    """A block of the entries that aren't zero."""
-    rows, columns = dense.nonzero(as_tuple=True)
-    crow = torch.cat([torch.zeros(1), torch.bincount(rows, minlength=len(dense)).cumsum(0)]).int()
-    return Block(src, dst, dense[rows, columns], crow, columns.int())
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
@@ -61,52 +59,6 @@ def test_nodes_and_spans_that_do_not_exist_are_named() -> None:
 def test_a_span_that_appears_twice_is_refused() -> None:
     with pytest.raises(ValueError, match=r"span resid\.0 appears twice"):
         NodeIndex((Span("resid", 0, 4), Span("resid", 0, 4)))
-
-
-@pytest.mark.parametrize("vectors", [(), (1,), (3,)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
-def test_push_and_pull_are_adjoint(vectors: tuple[int, ...], dtype: torch.dtype, density: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    dense = torch.randn(7, 5, generator=generator, dtype=dtype)
-    dense *= torch.rand(7, 5, generator=generator) < density
-    x, y = (torch.randn(n, *vectors, generator=generator, dtype=dtype) for n in (5, 7))
-    block = sparse_block((2, 7), (9, 16), dense)
-    assert block.is_full == (density == 1)
-    pushed, pulled = block.push(x), block.pull(y)
-    assert pushed.dtype == pulled.dtype == dtype
-    torch.testing.assert_close(pushed, dense @ x)
-    torch.testing.assert_close(pulled, dense.T @ y)
-    torch.testing.assert_close((pushed * y).sum(), (x * pulled).sum())
-    torch.testing.assert_close(block.csr.to_dense(), dense)
-
-
-@given(st.lists(st.integers(-3, 3), min_size=12, max_size=12), st.lists(st.integers(-3, 3), min_size=7, max_size=7))
-def test_push_and_pull_are_adjoint_for_every_pattern_of_zeros(entries: list[int], vectors: list[int]) -> None:
-    dense = torch.tensor(entries, dtype=torch.float64).view(4, 3)
-    x, y = torch.tensor(vectors[:3], dtype=torch.float64), torch.tensor(vectors[3:], dtype=torch.float64)
-    block = sparse_block((0, 3), (3, 7), dense)
-    assert float(block.push(x) @ y) == float(x @ block.pull(y))
-    assert torch.equal(block.push(x), dense @ x)
-    assert block.rows().tolist() == dense.nonzero()[:, 0].tolist()
-
-
-@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
-def test_blocks_without_rows_or_columns_carry_nothing(shape: tuple[int, int]) -> None:
-    block = Block.full((0, shape[1]), (5, 5 + shape[0]), torch.ones(shape))
-    assert torch.equal(block.push(torch.ones(shape[1], 2)), torch.zeros(shape[0], 2))
-    assert torch.equal(block.pull(torch.ones(shape[0], 2)), torch.zeros(shape[1], 2))
-
-
-def test_full_blocks_keep_zeros_and_share_their_index_arrays() -> None:
-    weights = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 3.0]])
-    block = Block.full((0, 2), (2, 5), weights)
-    assert (block.n_edges, block.is_full, block.shape) == (6, True, (3, 2))
-    assert torch.equal(block.csr.to_dense(), weights)
-    crow, col = full_pattern(3, 2, CPU)
-    assert block.crow is crow
-    assert block.col is col
-    assert crow.dtype == col.dtype == torch.int32
 
 
 @pytest.mark.parametrize(
@@ -157,3 +109,82 @@ def test_moving_a_graph_keeps_everything() -> None:
         graph.weight,
         graph.model,
     )
+
+
+# ----------------------------------------------------------------------------------------- every edge alike, and masks
+
+
+def test_an_unweighted_graph_has_the_same_edges_all_of_weight_one() -> None:
+    graph = export(decoder("llama"), weight="signed")
+    found = graph.unweighted()
+    assert (found.nodes, found.n_edges, found.level, found.model) == (
+        graph.nodes, graph.n_edges, graph.level, graph.model,
+    )  # fmt: skip
+    assert (found.weight, found.dtype, found.strengths, found.present) == ("magnitude", graph.dtype, None, None)
+    before, after = graph.to_scipy(), found.to_scipy()
+    assert (before.indptr.tolist(), before.indices.tolist()) == (after.indptr.tolist(), after.indices.tolist())
+    assert set(after.data) == {1}
+    for block, original in zip(found.blocks, graph.blocks, strict=True):
+        assert isinstance(block, UnweightedBlock)
+        assert block.whole is original  # nothing is copied
+    n_out, n_in = torch.from_numpy(before.indptr).diff(), torch.bincount(torch.from_numpy(before.indices).long())
+    assert torch.equal(found.out_strength, n_out.float())
+    assert torch.equal(found.in_strength[: len(n_in)], n_in.float())
+    assert graph.weight == "signed"
+
+
+def test_an_unweighted_graph_from_outside_counts_its_edges_also_those_of_weight_zero() -> None:
+    entries = (np.array([2.0, -3.0, 0.0]), (np.array([2, 2, 1]), np.array([1, 0, 0])))
+    graph = ModelGraph.from_scipy(sparse.coo_array(entries, shape=(3, 3)))
+    assert graph.in_caller_order(graph.out_strength).tolist() == [0, 0, -1]
+    found = graph.unweighted()
+    assert found.in_caller_order(found.out_strength).tolist() == [0, 1, 2]
+    assert found.in_caller_order(found.in_strength).tolist() == [2, 1, 0]
+    assert found.to_scipy().toarray().tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
+    assert torch.equal(found.unweighted().out_strength, found.out_strength)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_node_of_a_graph_is_present_but_those_that_a_mask_has_removed(dtype: torch.dtype) -> None:
+    nodes = NodeIndex((Span("node", 0, 5),))
+    graph = ModelGraph(nodes, (Block.full((0, 2), (2, 5), torch.ones(3, 2, dtype=dtype)),))
+    assert graph.n_present == 5
+    assert torch.equal(graph.indicator(), torch.ones(5, dtype=dtype))
+    assert graph.indicator().dtype == dtype
+    found = replace(graph, present=torch.tensor([True, False, True, True, False]))
+    assert (found.n_nodes, found.n_present) == (5, 3)
+    assert found.indicator().tolist() == [1, 0, 1, 1, 0]
+    assert found.indicator().dtype == dtype
+
+
+def test_moving_a_graph_takes_its_order_its_strengths_and_its_mask_along() -> None:
+    graph = ModelGraph.from_scipy(graphs.csr(graphs.random_dag(12, 0.4, seed=2)))
+    present = torch.arange(12) % 2 == 0
+    moved = replace(graph, present=present).to("cpu")
+    assert moved.order is not None
+    assert graph.order is not None
+    assert torch.equal(moved.order, graph.order)
+    assert moved.strengths is not None
+    assert torch.equal(moved.out_strength, graph.out_strength)
+    assert torch.equal(moved.in_strength, graph.in_strength)
+    assert moved.present is not None
+    assert torch.equal(moved.present, present)
+
+
+def test_known_strengths_are_not_summed_again() -> None:
+    nodes = NodeIndex((Span("node", 0, 3),))
+    block = Block.full((0, 1), (1, 3), torch.ones(2, 1))
+    known = (torch.tensor([7.0, 0, 0]), torch.tensor([0.0, 3, 4]))
+    graph = ModelGraph(nodes, (block,), strengths=known)
+    assert (graph.out_strength is known[0], graph.in_strength is known[1]) == (True, True)
+    assert replace(graph, strengths=None).out_strength.tolist() == [2, 0, 0]
+
+
+def test_blocks_of_any_kind_have_to_lead_forward() -> None:
+    whole = export(decoder("llama"))
+    removed = torch.zeros(whole.n_nodes, dtype=torch.bool)
+    small = ModelGraph(NodeIndex((Span("node", 0, 20),)), ())
+    for graph in (whole, whole.unweighted(), whole.masked(removed)):
+        assert ModelGraph(whole.nodes, graph.blocks[:1]).n_edges == graph.blocks[0].n_edges
+        with pytest.raises(ValueError, match="does not lead from earlier to later nodes"):
+            replace(small, blocks=graph.blocks[:1])

@@ -1,6 +1,7 @@
 """Graphs on disk: the same as in memory, whole or refused by name."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,27 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from graphprune.core import graph_store
+from graphprune.core.block import Block
 from graphprune.core.errors import FormatError, GraphpruneError, InputError
 from graphprune.core.graph import ModelGraph
 from graphprune.core.graph_store import GraphWriter, load_graph, save_graph
+from graphprune.core.nodes import NodeIndex, Span
 from graphprune.extraction.export import export
 from graphprune.models.model import Model
 from tests.families import MODEL_TYPES, decoder, perceptron
 from tests.oracles import graph as graphs
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return decoder("llama")
+
+
+@pytest.fixture(scope="module")
+def exported(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    export(model, folder=folder)
+    return folder
 
 
 @pytest.mark.parametrize("model_type", [*MODEL_TYPES, "perceptron"])
@@ -53,14 +68,16 @@ def test_full_blocks_are_stored_as_values_only_and_one_shard_a_decoder_block(tmp
 
 def test_a_loaded_graph_is_memory_mapped(tmp_path: Path) -> None:
     """Its values are the pages of the file: what is written into the file shows in the graph."""
-    graph = export(perceptron((6, 10, 4)), folder=tmp_path)
-    before = graph.blocks[0].values[0].item()
+    export(perceptron((6, 10, 4)), folder=tmp_path)
+    block = load_graph(tmp_path, stream=False).blocks[0]
+    assert isinstance(block, Block)
+    before = block.values[0].item()
     (shard,) = [path for path in sorted(tmp_path.glob("blocks-*")) if "-00000" in path.name]
     header = int.from_bytes(shard.read_bytes()[:8], "little")
     with shard.open("r+b") as file:
         file.seek(8 + header)
         file.write(torch.tensor([before + 1]).numpy().tobytes())
-    assert graph.blocks[0].values[0].item() == pytest.approx(before + 1)
+    assert block.values[0].item() == pytest.approx(before + 1)
 
 
 def test_exporting_again_leaves_no_shards_of_the_old_graph(tmp_path: Path) -> None:
@@ -111,6 +128,63 @@ def test_a_writer_that_dies_before_its_manifest_leaves_the_old_graph_and_is_swep
     assert (load_graph(tmp_path).to_scipy() != expected).nnz == 0
     assert (export(model, folder=tmp_path).to_scipy() != expected).nnz == 0
     assert len(list(tmp_path.iterdir())) == 4  # two shards, the strengths, the manifest
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_graph_is_stored_in_its_own_type(dtype: torch.dtype, tmp_path: Path) -> None:
+    nodes = NodeIndex((Span("node", 0, 2), Span("node", 1, 3)))
+    weights = torch.tensor([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]], dtype=dtype)
+    graph = ModelGraph(nodes, (Block.full((0, 2), (2, 5), weights),))
+    save_graph(graph, tmp_path)
+    found = load_graph(tmp_path)
+    assert found.dtype == found.out_strength.dtype == dtype
+    assert torch.equal(found.blocks[0].load().matrix, weights)
+    torch.testing.assert_close(found.in_strength, torch.cat([torch.zeros(2, dtype=dtype), weights.sum(dim=1)]))
+
+
+@pytest.mark.parametrize("how", ["views of one array", "views that overlap", "the same weights", "the same pattern"])
+def test_blocks_that_share_memory_are_stored(how: str, tmp_path: Path) -> None:
+    """A file has no room for that."""
+    nodes = NodeIndex(tuple(Span("node", layer, 2) for layer in range(3)))
+    weights = torch.arange(1.0, 9.0)
+    first, second = {
+        "views that overlap": (weights[:4], weights[2:6]),
+        "the same weights": (weights[:4].clone(),) * 2,
+    }.get(how, (weights[:4], weights[4:]))
+    crow, col = torch.tensor([0, 1, 2], dtype=torch.int32), torch.tensor([1, 0], dtype=torch.int32)
+    other_crow, other_col = (crow, col) if how == "the same pattern" else (crow.clone(), 1 - col)
+    blocks = (
+        Block.full((0, 2), (2, 4), first.view(2, 2)),
+        Block.full((2, 4), (4, 6), second.view(2, 2)),
+        Block((0, 2), (4, 6), torch.ones(2), crow, col),
+        Block((0, 2), (4, 6), torch.ones(2), other_crow, other_col),
+    )
+    graph = ModelGraph(nodes, blocks)
+    save_graph(graph, tmp_path)
+    assert (load_graph(tmp_path).to_scipy() != graph.to_scipy()).nnz == 0
+
+
+def test_a_mask_is_stored_with_its_graph(model: Model, tmp_path: Path) -> None:
+    graph = export(model)
+    save_graph(graph, tmp_path)
+    assert load_graph(tmp_path).present is None
+    keep = torch.arange(graph.n_nodes) % 4 != 0
+    save_graph(graph.masked(keep), tmp_path)
+    found = load_graph(tmp_path)
+    assert found.present is not None
+    assert torch.equal(found.present, keep)
+    assert found.n_edges == graph.masked(keep).n_edges < graph.n_edges
+    assert (found.to_scipy() != graph.masked(keep).to_scipy()).nnz == 0
+    assert not found.out_strength[~keep].any()
+
+
+def test_an_unweighted_graph_is_stored_with_its_ones(model: Model, tmp_path: Path) -> None:
+    graph = export(model, weight="signed").unweighted()
+    save_graph(graph, tmp_path)
+    found = load_graph(tmp_path)
+    assert found.weight == "magnitude"
+    assert (found.to_scipy() != graph.to_scipy()).nnz == 0
+    assert torch.equal(found.out_strength, graph.out_strength)
 
 
 def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
@@ -171,17 +245,13 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return decoder("llama")
-
-
 @pytest.mark.parametrize("which", DAMAGE)
-def test_damage_is_refused_with_the_place(which: str, model: Model, tmp_path: Path) -> None:
-    export(model, folder=tmp_path)
+@pytest.mark.parametrize("stream", [False, True, None])
+def test_damage_is_refused_with_the_place(which: str, stream: bool | None, exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
     DAMAGE[which](tmp_path)
     with pytest.raises(FormatError, match=str(tmp_path)):
-        load_graph(tmp_path)
+        load_graph(tmp_path, stream=stream)
 
 
 def test_a_newer_version_says_what_is_read(model: Model, tmp_path: Path) -> None:

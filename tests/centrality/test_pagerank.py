@@ -10,63 +10,30 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphprune.centrality import CENTRALITIES, pagerank
+from graphprune.centrality import CENTRALITIES, CentralityResult, pagerank
 from graphprune.centrality.units import per_unit
 from graphprune.core.graph import ModelGraph
 from graphprune.extraction.export import export
+from tests.centrality.cases import (
+    DIRECTIONS,
+    EXACT,
+    case,
+    edge_lists,
+    every_case,
+    every_direction,
+    in_direction,
+    matrix_of,
+)
 from tests.families import MODEL_TYPES, decoder
 from tests.oracles import graph as graphs
 from tests.oracles import pagerank as oracle
 from tests.unchecked import unchecked
-
-DIRECTIONS = ("forward", "backward", "both")
-EXACT: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}
 
 
 def by_networkx(graph: "nx.DiGraph[Any]", alpha: float = 0.85, **options: Any) -> torch.Tensor:
     """What networkx says, asked to go far beyond its default tolerance (it stops at an error of N * tol)."""
     found = nx.pagerank(graph, alpha=alpha, tol=1e-15, max_iter=100_000, **options)
     return torch.tensor([found[node] for node in graph], dtype=torch.float64)
-
-
-def case(name: str) -> graphs.Matrix:
-    """Small directed weighted graphs with every awkward feature."""
-    empty = np.zeros((5, 5))
-    match name:
-        case "random":
-            return graphs.random_dag(40, 0.2, seed=1)
-        case "sparse, with isolated nodes":
-            return graphs.random_dag(40, 0.03, seed=2)
-        case "tied":
-            return graphs.random_dag(30, 0.3, seed=3, ties=True)
-        case "no edges":
-            return empty
-        case "one node":
-            return np.zeros((1, 1))
-        case "a chain against the numbering":
-            empty[[4, 3, 2, 1], [3, 2, 1, 0]] = [1.0, 5.0, 2.0, 0.5]
-            return empty
-        case "two sources, two sinks":
-            empty[[0, 1, 2, 2], [2, 2, 3, 4]] = [1.0, 2.0, 3.0, 1.0]
-            return empty
-    raise AssertionError(name)
-
-
-CASES = (
-    "random",
-    "sparse, with isolated nodes",
-    "tied",
-    "no edges",
-    "one node",
-    "a chain against the numbering",
-    "two sources, two sinks",
-)
-every_case = pytest.mark.parametrize("name", CASES)
-every_direction = pytest.mark.parametrize("direction", DIRECTIONS)
-
-
-def in_direction(direction: str, forward: torch.Tensor, backward: torch.Tensor) -> torch.Tensor:
-    return {"forward": forward, "backward": backward, "both": (forward + backward) / 2}[direction]
 
 
 @every_case
@@ -87,7 +54,7 @@ def test_equals_networkx(name: str, direction: Any) -> None:
 def test_unweighted_equals_networkx_without_weights(name: str, direction: Any) -> None:
     matrix = case(name)
     reference = graphs.digraph(matrix)
-    found = pagerank(ModelGraph.from_scipy(graphs.csr(matrix)), direction=direction, weighted=False).scores
+    found = pagerank(ModelGraph.from_scipy(graphs.csr(matrix)), direction=direction, weight=None).scores
     expected = in_direction(
         direction, by_networkx(reference, weight=None), by_networkx(reference.reverse(), weight=None)
     )
@@ -96,7 +63,7 @@ def test_unweighted_equals_networkx_without_weights(name: str, direction: Any) -
 
 def test_weights_count_unless_told_otherwise() -> None:
     graph = ModelGraph.from_scipy(graphs.csr(case("random")))
-    assert (pagerank(graph).scores - pagerank(graph, weighted=False).scores).abs().max() > 1e-3
+    assert (pagerank(graph).scores - pagerank(graph, weight=None).scores).abs().max() > 1e-3
 
 
 @every_case
@@ -226,29 +193,11 @@ def test_edges_of_weight_zero_carry_nothing() -> None:
     torch.testing.assert_close(found, torch.from_numpy(oracle.pagerank(with_zero.toarray(), 0.85)), **EXACT)
 
 
-edge_lists = st.integers(1, 9).flatmap(
-    lambda n: st.tuples(
-        st.just(n),
-        st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1), st.integers(1, 4)), max_size=20),
-        st.permutations(range(n)),
-        st.floats(0, 1),
-    )
-)
-
-
-def matrix_of(n: int, edges: list[tuple[int, int, int]]) -> graphs.Matrix:
-    matrix = np.zeros((n, n))
-    for a, b, weight in edges:
-        if a != b:
-            matrix[min(a, b), max(a, b)] += weight
-    return matrix
-
-
-@given(edge_lists)
+@given(edge_lists, st.floats(0, 1))
 def test_relabelling_the_nodes_relabels_the_scores(
-    drawn: tuple[int, list[tuple[int, int, int]], list[int], float],
+    drawn: tuple[int, list[tuple[int, int, int]], list[int]], alpha: float
 ) -> None:
-    n, edges, permutation, alpha = drawn
+    n, edges, permutation = drawn
     matrix = matrix_of(n, edges)
     plain = pagerank(ModelGraph.from_scipy(graphs.csr(matrix)), alpha, direction="both").scores
     relabelled = matrix[np.ix_(permutation, permutation)]
@@ -257,11 +206,11 @@ def test_relabelling_the_nodes_relabels_the_scores(
     torch.testing.assert_close(float(found.sum()), 1.0, **EXACT)
 
 
-@given(edge_lists, st.floats(1e-3, 1e3))
+@given(edge_lists, st.floats(0, 1), st.floats(1e-3, 1e3))
 def test_scaling_all_weights_changes_nothing(
-    drawn: tuple[int, list[tuple[int, int, int]], list[int], float], scale: float
+    drawn: tuple[int, list[tuple[int, int, int]], list[int]], alpha: float, scale: float
 ) -> None:
-    n, edges, _, alpha = drawn
+    n, edges, _ = drawn
     matrix = matrix_of(n, edges)
     plain = pagerank(ModelGraph.from_scipy(graphs.csr(matrix)), alpha).scores
     torch.testing.assert_close(
@@ -269,11 +218,11 @@ def test_scaling_all_weights_changes_nothing(
     )
 
 
-@given(edge_lists)
+@given(edge_lists, st.floats(0, 1))
 def test_reversing_the_graph_swaps_forward_and_backward(
-    drawn: tuple[int, list[tuple[int, int, int]], list[int], float],
+    drawn: tuple[int, list[tuple[int, int, int]], list[int]], alpha: float
 ) -> None:
-    n, edges, _, alpha = drawn
+    n, edges, _ = drawn
     matrix = matrix_of(n, edges)
     backward = pagerank(ModelGraph.from_scipy(graphs.csr(matrix)), alpha, direction="backward").scores
     torch.testing.assert_close(backward, pagerank(ModelGraph.from_scipy(graphs.csr(matrix.T)), alpha).scores, **EXACT)
@@ -297,7 +246,7 @@ def test_negative_weights_are_refused_unless_they_are_not_used() -> None:
     with pytest.raises(ValueError, match="non-negative weights"):
         pagerank(graph)
     expected = by_networkx(graphs.digraph(case("random")), weight=None)
-    torch.testing.assert_close(pagerank(graph, weighted=False).scores, expected, **EXACT)
+    torch.testing.assert_close(pagerank(graph, weight=None).scores, expected, **EXACT)
 
 
 def test_a_signed_graph_of_a_model_is_refused() -> None:
@@ -339,12 +288,14 @@ def test_the_graph_of_every_family_is_ranked_as_networkx_ranks_it(model_type: st
 def test_values_of_nodes_become_values_of_units() -> None:
     graph = export(decoder("llama"))
     scores = torch.arange(graph.n_nodes, dtype=torch.float32)
-    units = per_unit(graph, scores)
+    units = per_unit(graph, CentralityResult(scores, "mass", "forward", "sum", "by hand"))
     assert units.keys() == {f"{kind}.{layer}" for kind in ("head", "neuron") for layer in (0, 1)} | {
         f"resid.{k}" for k in range(5)
     }
     start, _ = graph.nodes.range("attn", 1)
     assert units["head.1"].tolist() == [float(sum(range(start + 8 * h, start + 8 * h + 8))) for h in range(4)]
+    means = per_unit(graph, CentralityResult(scores, "depth", "forward", "mean", "by hand", aggregate="mean"))
+    assert means["head.1"].tolist() == [start + 8 * h + 3.5 for h in range(4)]
     first, last = graph.nodes.range("neuron", 0)
     assert units["neuron.0"].tolist() == list(range(first, last))
 
@@ -352,7 +303,8 @@ def test_values_of_nodes_become_values_of_units() -> None:
 def test_values_of_modules_become_values_of_blocks() -> None:
     graph = export(decoder("llama"), level="block")
     scores = torch.arange(graph.n_nodes, dtype=torch.float32)
-    assert {name: value.item() for name, value in per_unit(graph, scores).items()} == {
+    result = CentralityResult(scores, "mass", "forward", "sum", "by hand")
+    assert {name: value.item() for name, value in per_unit(graph, result).items()} == {
         "resid.0": 0, "block.0.attn": 1, "resid.1": 2, "block.0.mlp": 3, "resid.2": 4,
         "block.1.attn": 5, "resid.3": 6, "block.1.mlp": 7, "resid.4": 8,
     }  # fmt: skip

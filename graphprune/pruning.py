@@ -1,9 +1,13 @@
 """A point in the product of scorer, allocation and compensation, applied to a model."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
+import torch
+
 from graphprune.allocation import ALLOCATIONS, Target, allocate
+from graphprune.calibration.forward import calibration_rows
 from graphprune.core.errors import InputError
 from graphprune.core.mask import Mask
 from graphprune.core.scores import Scores
@@ -12,9 +16,12 @@ from graphprune.masks.items import Budget, HeadMode, prunable, removable
 from graphprune.masks.select import select
 from graphprune.models.model import Model
 from graphprune.scorers import SCORERS
+from graphprune.solvers.sequential import Overlaid, repaired
 from graphprune.surgery.shape import shape_of
 
 Units = Literal["all", "neuron", "head"]
+Compensation = Literal["none", "obs"]
+COMPENSATIONS: tuple[Compensation, ...] = ("none", "obs")
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,18 @@ def cut(model: Model, scores: Scores, sparsity: float, choice: Cut | None = None
     return select(pieces, allocation.remove, model.units, method=scores.method, options=options, model=model.identity)
 
 
+def check_compensation(compensation: str, damping: float) -> None:
+    """Checks how survivors shall make up for what goes.
+
+    Raises:
+        InputError: it is unknown, or the damping is negative.
+    """
+    if compensation not in COMPENSATIONS:
+        raise InputError(f"no compensation is named {compensation!r}; there are {', '.join(COMPENSATIONS)}")
+    if not 0 <= damping < float("inf"):
+        raise InputError(f"damping is a share of the mean diagonal, at least 0, not {damping:g}")
+
+
 @dataclass(frozen=True)
 class Pruned:
     """A pruned model in memory.
@@ -136,6 +155,9 @@ def prune(
     round_to: int = 1,
     normalise: Literal["layer", "none"] = "layer",
     rung: str = "auto",
+    compensation: Compensation = "none",
+    calibration: Path | str | torch.Tensor | None = None,
+    damping: float = 0.01,
 ) -> Pruned:
     """A smaller model without the units that score lowest.
 
@@ -150,15 +172,24 @@ def prune(
         round_to: widths that stay are a multiple of this.
         normalise: of `global`: compare scores per `layer`, or raw (`none`).
         rung: shape of the result: `auto`, `uniform`, `padded` or `masked`.
+        compensation: `none`, or `obs`: what stays of the layers that read removed units is refitted by least squares.
+        calibration: a text, its path, or token ids, to repair with (see `graphprune.calibrate`).
+        damping: of the Hessians of the repair, as a share of their mean diagonal.
 
     Raises:
         InputError: an option is unknown, or the scores don't cover the units.
         InfeasibleError: the floors don't allow that much; the nearest sparsity is named.
     """
     choice = Cut(allocation, units, head_mode, floor, round_to, normalise)
+    check_compensation(compensation, damping)
+    if compensation == "obs" and calibration is None:
+        raise InputError("compensation needs calibration: a text, its path, or token ids")
     mask = cut(model, scores, sparsity, choice)
     shape = shape_of(model, mask, rung)
-    parameters = {name: shape.parameter(name, model.parameters[name]) for name in model.parameters}
+    weights = model.parameters
+    if compensation == "obs" and calibration is not None:
+        weights = Overlaid(weights, repaired(model, mask, calibration_rows(model, calibration), damping=damping))
+    parameters = {name: shape.parameter(name, weights[name]) for name in weights}
     tokenizer = model.text_tokenizer
     if tokenizer is None and model.folder is not None and not model.is_perceptron:
         tokenizer = model.tokenizer

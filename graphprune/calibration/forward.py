@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import nn
 
 from graphprune.calibration.text import read_text, sampled, windows
@@ -55,15 +55,28 @@ def calibrate(
         options = {"examples": len(inputs), "inputs": digest(inputs.tolist())}
         squares = _perceptron_squares(model, inputs, dtype=dtype, device=device)
         return CalibrationStats(squares, len(inputs), model.identity, options)
+    rows = calibration_rows(model, text, n_samples=n_samples, seq_len=seq_len, seed=seed)
+    squares = _decoder_squares(model, rows, dtype=dtype, device=device)
+    options = {"tokens": digest(rows.tolist()), "n_samples": len(rows), "seq_len": rows.shape[1], "seed": seed}
+    return CalibrationStats(squares, rows.numel(), model.identity, options)
+
+
+def calibration_rows(
+    model: Model, text: str | Path | torch.Tensor, *, n_samples: int = 32, seq_len: int = 512, seed: int = 0
+) -> Int[torch.Tensor, "windows seq_len"]:
+    """The windows that a decoder is calibrated on: drawn from a text, or given as token ids.
+
+    Raises:
+        InputError: the text is missing, empty, too short or not UTF-8.
+        ModelError: a token is unknown to the model.
+    """
     if isinstance(text, torch.Tensor):
         rows = text
     else:
         content = read_text(text) if isinstance(text, Path) else text
         rows = sampled(windows(model.tokenizer, content, seq_len, needed=n_samples), n_samples, seed)
     model.check_tokens(rows)
-    squares = _decoder_squares(model, rows, dtype=dtype, device=device)
-    options = {"tokens": digest(rows.tolist()), "n_samples": len(rows), "seq_len": rows.shape[1], "seed": seed}
-    return CalibrationStats(squares, rows.numel(), model.identity, options)
+    return rows
 
 
 class _Accumulator:

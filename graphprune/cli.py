@@ -16,8 +16,13 @@ WEIGHTS = ("magnitude", "activation", "signed")
 SCORERS = ("random", "magnitude", "activation", "wanda", "mlprank", "llmrank", "graphrank")
 METHODS = SCORERS
 ALLOCATIONS = ("uniform", "global")
-CENTRALITIES = ("pagerank",)
+COMPENSATIONS = ("none", "obs")
+CENTRALITIES = (
+    "in_degree", "out_degree", "in_strength", "out_strength", "pagerank", "katz", "hits", "path_mass", "closeness",
+    "harmonic", "betweenness", "reaching", "trophic_levels", "coreness",
+)  # fmt: skip
 DIRECTIONS = ("forward", "backward", "both")
+EDGE_SCORES = ("path_mass", "betweenness")
 GRAPH_FORMATS = ("npz", "graphml", "gexf")
 
 
@@ -92,20 +97,38 @@ def _add_convert(commands: Any) -> None:
     parser.add_argument("--level", choices=LEVELS, help="take a coarser level first")
     parser.add_argument("--top-k", type=int, metavar="K", help="keep each node's K strongest incoming edges")
     parser.add_argument("--share", type=float, help="keep the strongest edges that hold this share of the weight")
-    parser.add_argument("--scores", type=Path, metavar="FILE", help="a score or mask file, as node attributes")
+    parser.add_argument(
+        "--scores", type=Path, nargs="+", default=[], metavar="FILE", help="score or mask files, as node attributes"
+    )
+    parser.add_argument(
+        "--edge-scores", choices=EDGE_SCORES, nargs="+", default=[], help="edge centralities, as edge attributes"
+    )
 
 
 def _add_rank(commands: Any) -> None:
-    parser = _command(commands, "rank", _rank, "a centrality on the exported graph, to RUN/scores")
+    parser = _command(commands, "rank", _rank, "centralities on the exported graph, to RUN/scores")
     parser.add_argument("folder", type=Path, metavar="RUN")
-    parser.add_argument("--centrality", choices=CENTRALITIES, default="pagerank")
-    parser.add_argument("--direction", choices=DIRECTIONS, default="forward")
-    parser.add_argument("--alpha", type=float, default=0.85, help="probability of following an edge (default 0.85)")
-    parser.add_argument("--personalization", choices=("uniform", "inputs", "outputs"), default="uniform")
+    parser.add_argument(
+        "--centrality",
+        nargs="+",
+        default=["pagerank"],
+        metavar="NAME",
+        help=f"one or more of {', '.join(CENTRALITIES)}",
+    )
+    parser.add_argument("--top", type=int, default=10, metavar="N", help="rows of the table (default 10)")
+    parser.add_argument("--direction", choices=DIRECTIONS, help="along the edges, against them, or the mean of both")
+    parser.add_argument("--alpha", type=float, help="of pagerank (default 0.85) and katz (default 0.1)")
+    parser.add_argument("--personalization", choices=("uniform", "inputs", "outputs"), help="where pagerank starts")
     parser.add_argument("--dangling", choices=("uniform", "inputs", "outputs"), help="default: as --personalization")
     parser.add_argument("--unweighted", action="store_true", help="count every edge the same")
-    parser.add_argument("--name", help="of the score file")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the centralities, e.g. k=256"
+    )
+    parser.add_argument("--level", choices=LEVELS, help="take a coarser level first")
+    parser.add_argument("--top-k", type=int, metavar="K", help="keep each node's K strongest incoming edges first")
+    parser.add_argument("--share", type=float, help="keep the strongest edges that hold this share of the weight first")
+    parser.add_argument("--name", help="of the score file (default: the centrality's)")
+    parser.add_argument("--device", default="cpu", help="torch device of the sweeps (default cpu)")
 
 
 def _add_score(commands: Any) -> None:
@@ -123,7 +146,9 @@ def _add_score(commands: Any) -> None:
 def _add_prune(commands: Any) -> None:
     parser = _command(commands, "prune", _prune, "a mask to RUN/masks and a smaller checkpoint to RUN/models")
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("--method", choices=METHODS, required=True)
+    by = parser.add_mutually_exclusive_group(required=True)
+    by.add_argument("--method", choices=METHODS)
+    by.add_argument("--scores", type=Path, metavar="FILE", help="a score file, e.g. a centrality's from `rank`")
     parser.add_argument("--sparsity", type=float, required=True, help="fraction of the prunable parameters to remove")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="RUN")
     parser.add_argument("--scorer", choices=SCORERS, help="instead of the method's own")
@@ -131,7 +156,10 @@ def _add_prune(commands: Any) -> None:
         "--option", action="append", default=[], metavar="KEY=VALUE", help="of the scorer, e.g. gamma=0.5"
     )
     parser.add_argument("--allocation", choices=ALLOCATIONS, help="instead of the method's own")
-    parser.add_argument("--compensation", choices=("none",), default="none")
+    parser.add_argument(
+        "--compensation", choices=COMPENSATIONS, default="none", help="obs: refit what stays by least squares"
+    )
+    parser.add_argument("--damping", type=float, default=0.01, help="of the repair's Hessians (default 0.01)")
     parser.add_argument("--units", choices=("all", "neuron", "head"), default="all", help="what may go (default all)")
     parser.add_argument(
         "--head-mode",
@@ -239,22 +267,46 @@ def _convert(args: argparse.Namespace) -> dict[str, Any]:
 
     run = Run.open(args.folder)
     return convert(
-        run, args.to, args.output, level=args.level, top_k=args.top_k, share=args.share, attributes=args.scores
-    )
+        run, args.to, args.output, level=args.level, top_k=args.top_k, share=args.share, attributes=args.scores,
+        edge_scores=args.edge_scores,
+    )  # fmt: skip
 
 
 def _rank(args: argparse.Namespace) -> dict[str, Any]:
     from graphprune.core.run import Run
-    from graphprune.pipeline import rank_step
+    from graphprune.pipeline import Ranked, measure_options, rank_step
 
     _check_device(args.device)
     _check_name(args.name)
-    if not 0 <= args.alpha <= 1:
-        raise InputError(f"alpha is a probability, between 0 and 1, not {args.alpha:g}")
-    options = {"alpha": args.alpha, "direction": args.direction, "personalization": args.personalization}
-    options |= {"dangling": args.dangling, "weighted": not args.unweighted}
-    run = Run.open(args.folder)
-    return rank_step(run, centrality=args.centrality, name=args.name, device=args.device, **options)
+    names = list(dict.fromkeys(args.centrality))
+    if args.name is not None and len(names) > 1:
+        raise InputError("--name is the name of one score file; several centralities have their own")
+    if args.top < 1:
+        raise InputError(f"--top is at least 1, not {args.top}")
+    flags = {name: getattr(args, name) for name in ("direction", "alpha", "personalization", "dangling")}
+    given = {name: value for name, value in flags.items() if value is not None}
+    given |= ({"weight": None} if args.unweighted else {}) | _options(args.option)
+    options = {name: _those_it_has(name, given, alone=len(names) == 1) for name in names}
+    for option in given:
+        if not any(option in chosen for chosen in options.values()):
+            raise InputError(f"none of {', '.join(names)} has an option {option!r}")
+    for name, chosen in options.items():
+        measure_options(name, chosen)
+    run, ranked = Run.open(args.folder), Ranked(args.level, args.top_k, args.share, args.device)
+    results = [
+        rank_step(run, centrality=name, name=args.name, top=args.top, ranked=ranked, **options[name]) for name in names
+    ]
+    return {"results": results} | (results[0] if len(results) == 1 else {})
+
+
+def _those_it_has(centrality: str, options: dict[str, Any], *, alone: bool) -> dict[str, Any]:
+    """Of the options given for several centralities, those that one of them has; all of them if it is alone."""
+    from inspect import signature
+
+    from graphprune.centrality import centrality as centrality_named
+
+    known = signature(centrality_named(centrality)).parameters
+    return options if alone else {name: value for name, value in options.items() if name in known}
 
 
 def _score(args: argparse.Namespace) -> dict[str, Any]:
@@ -272,7 +324,7 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
 def _prune(args: argparse.Namespace) -> dict[str, Any]:
     _check_sparsity(args.sparsity)
     from graphprune.models.load import load_model
-    from graphprune.pipeline import calibrated_scorer, open_run, prune_step
+    from graphprune.pipeline import Repair, calibrated_scorer, open_run, prune_step
     from graphprune.pruning import PRESETS, Cut
 
     calibration, settings = _calibrated(args), _options(args.option)
@@ -280,12 +332,32 @@ def _prune(args: argparse.Namespace) -> dict[str, Any]:
         args.allocation, args.units, args.head_mode, args.floor, args.round_to, args.normalise, args.budget
     )  # fmt: skip
     choice.check(args.sparsity)
-    calibrated_scorer(args.scorer or PRESETS[args.method].scorer, settings, calibration)
     _check_name(args.name)
+    repair = Repair(calibration, args.compensation, args.damping)
+    repair.check()
+    if args.scores is not None:
+        return _prune_by(args, choice, repair)
+    calibrated_scorer(args.scorer or PRESETS[args.method].scorer, settings, calibration)
     model = load_model(args.model)
     return prune_step(
         model, open_run(args.output, model), method=args.method, sparsity=args.sparsity, calibration=calibration,
-        choice=choice, scorer=args.scorer, scorer_settings=settings, rung=args.rung, name=args.name,
+        choice=choice, scorer=args.scorer, scorer_settings=settings, rung=args.rung, name=args.name, repair=repair,
+    )  # fmt: skip
+
+
+def _prune_by(args: argparse.Namespace, choice: Any, repair: Any) -> dict[str, Any]:
+    """Prunes by scores that are there already."""
+    from graphprune.models.load import load_model
+    from graphprune.pipeline import open_run, prune_by_step
+
+    if args.scorer is not None or args.option:
+        raise InputError("--scores are used as they are; --scorer and --option make new ones")
+    if not args.scores.is_file():
+        raise InputError(f"the scores {args.scores} are not there")
+    model = load_model(args.model)
+    return prune_by_step(
+        model, open_run(args.output, model), scores=args.scores, sparsity=args.sparsity, choice=choice,
+        rung=args.rung, name=args.name, repair=repair,
     )  # fmt: skip
 
 
@@ -321,6 +393,29 @@ def _show(result: dict[str, Any]) -> None:
             print(f"{key:<{width}}  " + ", ".join(f"{name} {x}" for name, x in value.items()))
         else:
             print(f"{key:<{width}}  {f'{value:.6g}' if isinstance(value, float) else value}")
+
+
+def _show_ranks(results: list[dict[str, Any]]) -> None:
+    """A line a centrality, then their highest heads and neurons side by side."""
+    facts = [("centrality", "direction", "scaled to", "solver", "residual", "scores")]
+    keys = ("centrality", "direction", "normalisation", "solver")
+    facts += [(*(str(r[key]) for key in keys), f"{r['residual']:.1e}", r["scores"]) for r in results]
+    _show_table(facts)
+    names = [r["centrality"] for r in results]
+    rows = [("", *(cell for name in names for cell in (name, "")))]
+    for i in range(max(len(r["top"]) for r in results)):
+        cells = [
+            (r["top"][i]["unit"], f"{r['top'][i]['score']:.4g}") if i < len(r["top"]) else ("", "") for r in results
+        ]
+        rows.append((str(i + 1), *(cell for pair in cells for cell in pair)))
+    print()
+    _show_table(rows)
+
+
+def _show_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _say_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -365,6 +460,8 @@ def _print(args: argparse.Namespace, result: dict[str, Any]) -> None:
         print(json.dumps(result))
     elif args.command == "fetch":
         print(result["folder"])
+    elif args.command == "rank":
+        _show_ranks(result["results"])
     elif args.command != "demo":
         _show(result)
     sys.stdout.flush()

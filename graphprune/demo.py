@@ -72,7 +72,7 @@ def demo(
 
     graph = export_step(model, run, calibration=source)
     say(f"2. Its graph: {graph['nodes']:,} nodes, {graph['edges']:,} edges, {graph['bytes'] / 1e6:,.1f} MB on disk")
-    ranked = rank_step(run, direction="backward", alpha=0.9, personalization="outputs", dangling=None, weighted=True)
+    ranked = rank_step(run, direction="backward", alpha=0.9, personalization="outputs")
     top = ", ".join(entry["unit"] for entry in ranked["top"][:3])
     say(f"3. PageRank from the output back, exact in one sweep over the edges; highest: {top}")
     say(f"4. Scoring heads and neurons with {len(SCORERS)} scorers on {N_SAMPLES} x {SEQ_LEN} tokens")

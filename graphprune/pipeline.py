@@ -3,14 +3,18 @@
 Options and paths are checked before a model is loaded or a text is read.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from graphprune.calibration.forward import calibrate, site_sizes
+import torch
+from jaxtyping import Int
+
+from graphprune.calibration.forward import calibrate, calibration_rows, site_sizes
 from graphprune.calibration.text import read_text
-from graphprune.centrality import CENTRALITIES
+from graphprune.centrality import centrality as centrality_named
 from graphprune.centrality.units import per_unit
 from graphprune.core.errors import InputError
 from graphprune.core.graph import Level, ModelGraph, Weight
@@ -23,9 +27,10 @@ from graphprune.core.stats import CalibrationStats
 from graphprune.evaluation.evaluate import evaluate
 from graphprune.extraction.export import export, n_bytes
 from graphprune.models.model import DTYPES, Model
-from graphprune.pruning import PRESETS, Cut, cut, kinds_of
+from graphprune.pruning import PRESETS, Cut, Preset, check_compensation, cut, kinds_of
 from graphprune.scorers import make_scorer, score, scorer_options
 from graphprune.scorers.inputs import Scorer
+from graphprune.solvers.sequential import Overlaid, repaired
 from graphprune.surgery.checkpoint import save_pruned
 from graphprune.surgery.cut import Plan
 
@@ -55,6 +60,17 @@ class Calibration:
 
     def key(self) -> object:
         return None if self.text is None else {"text": file_digest(self.text), **self.options}
+
+    def rows(self, model: Model) -> Int[torch.Tensor, "windows seq_len"]:
+        """The windows of text.
+
+        Raises:
+            InputError: no text was given.
+        """
+        if self.text is None:
+            raise InputError("this needs calibration; give --calibration FILE")
+        sizes = {name: self.options[name] for name in ("n_samples", "seq_len", "seed")}
+        return calibration_rows(model, self.text, **sizes)
 
     def stats(self, model: Model, run: Run) -> CalibrationStats:
         """The statistics, from the run folder if it has them.
@@ -131,47 +147,171 @@ def export_step(
     return record.result
 
 
+@dataclass(frozen=True)
+class Repair:
+    """How the survivors of a cut make up for what goes.
+
+    Attributes:
+        calibration: the text to repair with.
+        compensation: `none`, or `obs` (least squares).
+        damping: of the Hessians, as a share of their mean diagonal.
+    """
+
+    calibration: Calibration
+    compensation: str = "none"
+    damping: float = 0.01
+
+    def check(self) -> None:
+        """Checks all that can be checked without a model.
+
+        Raises:
+            InputError: an option is unknown or out of range, or there is no text to repair with.
+        """
+        check_compensation(self.compensation, self.damping)
+        if self.compensation != "none" and self.calibration.text is None:
+            raise InputError(f"the compensation {self.compensation} needs calibration; give --calibration FILE")
+
+    def key(self) -> object:
+        return None if self.compensation == "none" else [self.compensation, self.damping, self.calibration.key()]
+
+    def of(self, model: Model, mask: Mask) -> Model:
+        """The model with its readers of removed units repaired."""
+        if self.compensation == "none":
+            return model
+        options = {"dtype": dtype_of(self.calibration.options["dtype"]), "device": self.calibration.device}
+        weights = repaired(model, mask, self.calibration.rows(model), damping=self.damping, **options)
+        return replace(model, parameters=Overlaid(model.parameters, weights))
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Which graph is ranked: the run's, or a coarser or sparser one made of it.
+
+    Attributes:
+        level: take this coarser level first.
+        top_k: keep each node's strongest incoming edges.
+        share: keep the strongest edges that hold this share of the weight.
+        device: where the edges are swept.
+    """
+
+    level: Level | None = None
+    top_k: int | None = None
+    share: float | None = None
+    device: str = "cpu"
+
+    def graph(self, run: Run) -> ModelGraph:
+        graph = load_graph(run.graph_folder)
+        if self.level is not None:
+            graph = graph.quotient(self.level)
+        if self.top_k is not None or self.share is not None:
+            graph, _ = graph.sparsify(top_k=self.top_k, share=self.share)
+        return graph.to(self.device)
+
+    def key(self) -> list[Any]:
+        return [self.level, self.top_k, self.share]
+
+
 def rank_step(
-    run: Run, *, centrality: str = "pagerank", name: str | None = None, device: str = "cpu", **options: Any
+    run: Run,
+    *,
+    centrality: str = "pagerank",
+    name: str | None = None,
+    top: int = 10,
+    ranked: Ranked | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
-    """A centrality of ``RUN/graph``, by unit, to ``RUN/scores``."""
-    if centrality not in CENTRALITIES:
-        raise InputError(f"no centrality is named {centrality!r}; there are {', '.join(CENTRALITIES)}")
+    """A centrality of ``RUN/graph``, by unit, to ``RUN/scores``.
+
+    Raises:
+        InputError: the centrality or an option is unknown, or the graph is not one it can rank.
+    """
+    ranked = ranked or Ranked()
+    measure = centrality_named(centrality)
+    settings = measure_options(centrality, options)
     manifest = read_graph_manifest(run.graph_folder)
-    label = name or "-".join([centrality, *(str(options[key]) for key in ("direction",) if key in options)])
-    inputs = digest([manifest["model"], manifest["level"], manifest["weight"], manifest["inputs"], centrality, options])
+    label = name or "-".join([centrality, *([str(options["direction"])] if "direction" in options else [])])
+    made_of = [manifest["model"], manifest["level"], manifest["weight"], manifest["inputs"], ranked.key()]
+    inputs = digest([made_of, centrality, settings])
     step = f"rank {label}"
-    if (found := run.finished(step, inputs)) is not None:
-        return found | {"found": True}
     path = run.scores_path(label)
-    graph = load_graph(run.graph_folder).to(device)
-    with run.recording(step, inputs, options) as record:
+    if (found := run.finished(step, inputs)) is not None:
+        return found | {"found": True, "top": _top(Scores.load(path).values, top)}
+    with run.recording(step, inputs, settings) as record:
         try:
-            result = CENTRALITIES[centrality](graph, **options)
+            graph = ranked.graph(run)
+            result = measure(graph, **settings)
         except ValueError as error:
             raise InputError(str(error)) from error
-        values = per_unit(graph, result.scores)
-        facts = options | {"direction": result.direction, "normalisation": result.normalisation}
+        values = per_unit(graph, result)
+        facts = settings | {"direction": result.direction, "normalisation": result.normalisation}
         Scores(values, centrality, facts, str(graph.model.get("identity", "")), inputs).save(path)
         record.outputs.append(path)
         record.result.update(
-            centrality=centrality, scores=str(path), direction=result.direction, solver=result.solver,
-            residual=result.residual, top=_top(values),
+            centrality=centrality, scores=str(path), direction=result.direction, normalisation=result.normalisation,
+            solver=result.solver, residual=result.residual,
         )  # fmt: skip
-    return record.result
+    return record.result | {"top": _top(values, top)}
 
 
-def _top(values: dict[str, Any], n: int = 10) -> list[dict[str, Any]]:
-    """The highest-ranked heads and neurons."""
+def measure_options(centrality: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a centrality, checked for their names and types.
+
+    Raises:
+        InputError: it has no option of a name, or a value is of another type.
+    """
+    hints = get_type_hints(centrality_named(centrality))
+    known = [name for name in hints if name not in {"graph", "return"}]
+    checked = {}
+    for option, value in options.items():
+        if option not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise InputError(f"the centrality {centrality} has no option {option!r}; {has}")
+        if not _fits(hints[option], value):
+            raise InputError(f"the centrality {centrality}: {option} can't be {value!r}{_instead(hints[option])}")
+        parts = _parts(hints[option])
+        checked[option] = float(value) if type(value) is int and float in parts and int not in parts else value
+    return checked
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
+
+
+def _fits(hint: Any, value: object) -> bool:
+    """Whether a value that JSON can express is of a type; a whole number may stand for a float."""
+    if len(_parts(hint)) > 1:
+        return any(_fits(part, value) for part in _parts(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint is float:
+        return type(value) in {int, float}
+    return type(value) is hint
+
+
+def _instead(hint: Any) -> str:
+    """The values there are to choose from, if they are few."""
+    names = [str(name) for part in _parts(hint) if get_origin(part) is Literal for name in get_args(part)]
+    return f"; it is {' or '.join(names)}" if names else ""
+
+
+def _top(values: Mapping[str, Any], n: int) -> list[dict[str, Any]]:
+    """The highest-ranked heads, neurons and modules; ties by kind, layer and position."""
     entries = []
-    for name, scores in values.items():
+    for name in sorted(values, key=_place):
+        scores = values[name]
         if name.startswith(("head.", "neuron.", "block.")):
-            best = scores.topk(min(n, len(scores)))
+            best, positions = scores.sort(descending=True, stable=True)
             entries += [
                 {"unit": f"{name}.{i}" if len(scores) > 1 else name, "score": s}
-                for s, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+                for s, i in zip(best[:n].tolist(), positions[:n].tolist(), strict=True)
             ]
     return sorted(entries, key=lambda entry: -entry["score"])[:n]
+
+
+def _place(name: str) -> tuple[str, int, str]:
+    """Kind, layer, and what is left of a group's name, to sort by."""
+    kind, layer, *rest = name.split(".")
+    return kind, int(layer), ".".join(rest)
 
 
 def run_graph(run: Run) -> ModelGraph | None:
@@ -218,6 +358,7 @@ def prune_step(
     scorer_settings: dict[str, Any] | None = None,
     rung: str = "auto",
     name: str | None = None,
+    repair: Repair | None = None,
 ) -> dict[str, Any]:
     """A mask to ``RUN/masks`` and a checkpoint to ``RUN/models``, loaded again and compared."""
     if method not in PRESETS:
@@ -228,16 +369,68 @@ def prune_step(
     label = name or f"{method}-{sparsity:g}"
     chosen = calibrated_scorer(scorer or preset.scorer, scorer_settings or {}, calibration)
     key = [model.identity, chosen.name, scorer_options(chosen), calibration.key() if chosen.needs_stats else None]
-    inputs = digest([*key, sparsity, asdict(choice), rung])
+
+    def scores() -> Scores:
+        return score_step(model, run, scorer=chosen.name, calibration=calibration, **scorer_options(chosen))[0]
+
+    return _cut_step(model, run, method, chosen.name, key, scores, sparsity, choice, rung, label, repair)
+
+
+def prune_by_step(
+    model: Model,
+    run: Run,
+    *,
+    scores: Path,
+    sparsity: float,
+    choice: Cut,
+    rung: str = "auto",
+    name: str | None = None,
+    repair: Repair | None = None,
+) -> dict[str, Any]:
+    """As `prune_step`, by scores that are there already: a centrality's, or somebody else's.
+
+    Raises:
+        InputError: the file is not there, or has no scores of units that can be removed.
+        FormatError: it is damaged, or of another model.
+    """
+    given = Scores.load(scores, model.units, model.identity)
+    if not {"head", "neuron"} & set(given.kinds):
+        raise InputError(f"{scores} scores no heads and no neurons; rank a graph of channels or units")
+    choice = choice.with_defaults(Preset(given.method))
+    choice.check(sparsity)
+    label = name or f"{scores.stem}-{sparsity:g}"
+    key = [model.identity, "scores", file_digest(scores)]
+    return _cut_step(model, run, given.method, given.method, key, lambda: given, sparsity, choice, rung, label, repair)
+
+
+def _cut_step(
+    model: Model,
+    run: Run,
+    method: str,
+    scorer: str,
+    key: list[Any],
+    scored: Callable[[], Scores],
+    sparsity: float,
+    choice: Cut,
+    rung: str,
+    label: str,
+    repair: Repair | None,
+) -> dict[str, Any]:
+    """Scores to mask to checkpoint, unless that has been done."""
+    compensation = "none" if repair is None else repair.compensation
+    if repair is not None:
+        repair.check()
+    inputs = digest([*key, sparsity, asdict(choice), rung, *([repair.key()] if repair and repair.key() else [])])
     if (found := run.finished(f"prune {label}", inputs)) is not None:
         return found | {"found": True}
     with run.recording(f"prune {label}", inputs, {"sparsity": sparsity, **asdict(choice), "rung": rung}) as record:
-        scores, _ = score_step(model, run, scorer=chosen.name, calibration=calibration, **scorer_options(chosen))
+        scores = scored()
         mask = cut(model, scores, sparsity, choice)
-        saved = save_pruned(model, mask, run.model_folder(label), rung=rung)
+        source = model if repair is None else repair.of(model, mask)
+        saved = save_pruned(source, mask, run.model_folder(label), rung=rung)
         mask.save(run.mask_path(label))
         record.outputs += [run.mask_path(label), saved.folder]
-        record.result.update(method=method, scorer=chosen.name, allocation=choice.allocation, compensation="none")
+        record.result.update(method=method, scorer=scorer, allocation=choice.allocation, compensation=compensation)
         record.result.update(removed(model, mask, kinds_of(choice, scores)))
         record.result.update(
             mask=str(run.mask_path(label)), checkpoint=str(saved.folder), rung=saved.rung, why=saved.why,

@@ -16,10 +16,11 @@ from graphprune import load_model
 from graphprune.allocation import ALLOCATIONS
 from graphprune.centrality import CENTRALITIES
 from graphprune.centrality.result import DIRECTIONS
+from graphprune.conversion import EDGE_SCORES
 from graphprune.core.graph import LEVELS, WEIGHTS
 from graphprune.core.mask import Mask
 from graphprune.core.scores import Scores
-from graphprune.pruning import PRESETS
+from graphprune.pruning import COMPENSATIONS, PRESETS
 from graphprune.scorers import SCORERS
 from tests.cli.runner import CALIBRATED, EVALUATION, SMALL, Cli, files
 
@@ -75,6 +76,8 @@ def test_names_that_help_shows_are_those_of_the_tables() -> None:
     assert command_line.LEVELS == LEVELS
     assert command_line.WEIGHTS == WEIGHTS
     assert command_line.DIRECTIONS == DIRECTIONS
+    assert command_line.COMPENSATIONS == COMPENSATIONS
+    assert set(command_line.EDGE_SCORES) == EDGE_SCORES.keys()
 
 
 def test_a_method_is_named_like_its_scorer() -> None:
@@ -165,8 +168,8 @@ def test_convert_writes_scores_as_node_attributes(cli: Cli, run: Path, tmp_path:
     assert graph.number_of_nodes() == exported["nodes"]
     assert graph.number_of_edges() == exported["edges"]
     scores = Scores.load(Path(ranked["scores"]))
-    assert all("value" in data for _, data in graph.nodes(data=True))
-    found = sorted(data["value"] for _, data in graph.nodes(data=True))
+    assert all("pagerank" in data for _, data in graph.nodes(data=True))
+    found = sorted(data["pagerank"] for _, data in graph.nodes(data=True))
     expected = sorted(value for values in scores.values.values() for value in values.tolist())
     assert found == pytest.approx(expected)
 
@@ -195,7 +198,9 @@ def test_rank_writes_scores_of_heads_and_neurons(cli: Cli, run: Path, direction:
     assert {"head", "neuron"} <= set(scores.kinds)
     best = max(float(v.max()) for name, v in scores.values.items() if name.startswith(("head.", "neuron.")))
     assert result["top"][0]["score"] == pytest.approx(best)
-    assert cli("rank", run, *options, "--json").json == result | {"found": True}
+    again = cli("rank", run, *options, "--json").json
+    assert again["found"]
+    assert again["top"] == result["top"]
 
 
 def test_rank_of_another_graph_is_computed_anew(cli: Cli, run: Path) -> None:

@@ -104,7 +104,7 @@ def check_whole(run: Path) -> None:
 
 
 def graph_weights(run: Path) -> list[torch.Tensor]:
-    return [block.values for block in load_graph(run / "graph").blocks]
+    return [block.load().values for block in load_graph(run / "graph").blocks]
 
 
 @pytest.mark.timeout(120)

@@ -216,9 +216,8 @@ def scaled(graph: ModelGraph, factor: float) -> ModelGraph:
     """The graph with every second block's weights scaled, so that using it shows."""
     from dataclasses import replace
 
-    blocks = tuple(
-        replace(block, values=block.values * (factor if index % 2 else 1)) for index, block in enumerate(graph.blocks)
-    )
+    loaded = [block.load() for block in graph.blocks]
+    blocks = tuple(replace(block, values=block.values * (factor if i % 2 else 1)) for i, block in enumerate(loaded))
     return replace(graph, blocks=blocks)
 
 

@@ -1,0 +1,108 @@
+"""Agreement: do measures rank the units alike?"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+from scipy.stats import rankdata
+
+from graphprune.core.graph import ModelGraph
+from graphprune.plots.style import DIVERGING, EMPTY, INK, colour_bar, kind_name, origin, styled
+from graphprune.plots.units import Measure, groups_of, labelled, shared
+
+Matrix = Float[np.ndarray, "measures measures"]
+
+
+def agreement(
+    graph: ModelGraph,
+    results: Mapping[str, Measure] | Sequence[Measure],
+    *,
+    kinds: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    title: str = "Do the measures rank the units alike?",
+) -> go.Figure:
+    """The matrix of Spearman's rank correlations between measures, with similar measures beside each other.
+
+    Ties have average ranks, as in ``scipy.stats.spearmanr``. The order is that of an average-linkage clustering of
+    1 - correlation. Where there is no correlation, since a measure has the same score at every unit, the cell is blank
+    and the pointer shows why.
+
+    Args:
+        graph: the graph that was measured.
+        results: measures, by label or as a list.
+        kinds: of the units that are compared: `resid`, `head`, `neuron`, ...; all that are shared, if not given.
+        layers: likewise; depth then has no part in the correlation, if it is one layer.
+        title: of the figure.
+
+    Raises:
+        ValueError: a measure has no units of a kind, there are none in a layer, or measures belong to other graphs.
+    """
+    measures = labelled(results)
+    groups = shared([groups_of(graph, measure, kinds) for measure in measures.values()])
+    chosen = [[group for group in each if layers is None or group.layer in layers] for each in groups]
+    if not chosen[0]:
+        raise ValueError(f"no units lie in the layers {', '.join(map(str, layers or ()))}")
+    scores = np.stack([np.concatenate([group.values for group in each]) for each in chosen])
+    correlation = _spearman(scores)
+    order = _clustered(correlation)
+    labels = [[*measures][i] for i in order]
+    correlation = correlation[np.ix_(order, order)]
+    why = [_why_none(label, scores[i]) for label, i in zip(labels, order, strict=True)]
+    n = scores.shape[1]
+    hover = [
+        [_hover(labels[i], labels[j], correlation[i, j], why[i] or why[j]) for j in range(len(labels))]
+        for i in range(len(labels))
+    ]
+    cells = go.Heatmap(
+        x=labels, y=labels, z=correlation, zmin=-1, zmax=1, colorscale=DIVERGING, xgap=1, ygap=1, hoverinfo="text",
+        hovertext=hover, text=[[_printed(value) for value in row] for row in correlation],
+        texttemplate="%{text}", textfont={"size": 11}, colorbar=colour_bar("Spearman<br>correlation"),
+    )  # fmt: skip
+    names = ", ".join(dict.fromkeys(kind_name(group.kind) for group in chosen[0]))
+    where = "" if layers is None else f" of layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
+    note = "; blank: the measure is the same at every unit" if any(why) else ""
+    side = max(230 + 36 * len(labels), 360)
+    figure = styled(
+        go.Figure(cells), title, f"{origin(graph)}; {n:,} units: {names}{where}{note}",
+        height=side, width=max(side + 160, 860), plot_bgcolor=EMPTY,
+    )  # fmt: skip
+    figure.update_xaxes(showgrid=False, tickangle=-45, tickfont={"color": INK})
+    return figure.update_yaxes(showgrid=False, autorange="reversed", tickfont={"color": INK})
+
+
+def _spearman(scores: Float[np.ndarray, "measures units"]) -> Matrix:
+    """Pearson's correlation of the ranks; NaN where a measure has the same score everywhere, or no number somewhere."""
+    ranks = rankdata(scores, axis=1)
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    lengths = np.sqrt((ranks * ranks).sum(axis=1))
+    unit = ranks / np.where(lengths > 0, lengths, np.nan)[:, None]
+    return np.asarray(np.clip(unit @ unit.T, -1, 1))
+
+
+def _clustered(correlation: Matrix) -> list[int]:
+    """The order of a hierarchical clustering; measures without a correlation come last."""
+    known = [i for i in range(len(correlation)) if not np.isnan(correlation[i, i])]
+    last = [i for i in range(len(correlation)) if i not in known]
+    if len(known) < 3:
+        return known + last
+    distance = 1 - correlation[np.ix_(known, known)]
+    np.fill_diagonal(distance, 0.0)
+    tree = linkage(squareform(distance, checks=False), method="average", optimal_ordering=True)
+    return [known[i] for i in leaves_list(tree)] + last
+
+
+def _why_none(label: str, scores: Float[np.ndarray, " units"]) -> str:
+    if np.isnan(scores).any():
+        return f"{label} is no number at {int(np.isnan(scores).sum()):,} units"
+    return f"{label} is the same at every unit" if (scores == scores[0]).all() else ""
+
+
+def _printed(value: float) -> str:
+    return "" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}"  # not -0.00
+
+
+def _hover(row: str, column: str, value: float, why: str) -> str:
+    return f"<b>{row}</b><br><b>{column}</b><br>" + (f"no correlation: {why}" if np.isnan(value) else f"{value:.3f}")

@@ -1,0 +1,81 @@
+"""How figures look and speak: one palette, one font, one word for each kind of unit."""
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+from graphprune.core.graph import ModelGraph
+
+FONT = "Arial, Helvetica, sans-serif"
+INK, GRID, EMPTY = "#222222", "#e5e5e5", "#eeeeee"
+
+# Okabe and Ito's palette, which people with any kind of colour vision can tell apart; figures show kinds in this order
+COLOURS = {
+    "resid": "#0072B2",
+    "head": "#D55E00",
+    "kv_head": "#E69F00",
+    "neuron": "#009E73",
+    "attn": "#D55E00",
+    "mlp": "#009E73",
+    "node": "#0072B2",
+}
+KIND_NAMES = {
+    "resid": "residual stream",
+    "head": "attention heads",
+    "kv_head": "key/value heads",
+    "neuron": "neurons",
+    "attn": "attention",
+    "mlp": "MLP",
+    "node": "nodes",
+}
+SEQUENTIAL, DIVERGING = "Blues", "RdBu"
+SYMBOLS = {"resid": "square", "head": "diamond", "kv_head": "diamond-open"}  # circles for the others
+_WEIGHTS = {
+    "magnitude": "edges weigh |W|",
+    "activation": "edges weigh what they carry on calibration text",
+    "signed": "edges weigh W",
+}
+
+
+def kind_name(kind: str) -> str:
+    return KIND_NAMES.get(kind, kind)
+
+
+def colour(kind: str) -> str:
+    return COLOURS.get(kind, "#56B4E9")
+
+
+def origin(graph: ModelGraph) -> str:
+    """Which graph a figure is about, for its subtitle."""
+    if graph.order is not None:
+        return f"{graph.n_nodes:,} nodes, {graph.n_edges:,} edges"
+    name = graph.model.get("name")
+    return ", ".join([*([str(name)] if name else []), _WEIGHTS[graph.weight]])
+
+
+def styled(figure: go.Figure, title: str, subtitle: str, *, height: int, **layout: Any) -> go.Figure:
+    """The figure with its title, and with a look that no global template changes."""
+    figure.update_layout(
+        template="plotly_white",
+        font={"family": FONT, "size": 13, "color": INK},
+        title={
+            "text": title,
+            "subtitle": {"text": subtitle},
+            "x": 0.01,
+            "xanchor": "left",
+            "y": 0.98,
+            "yanchor": "top",
+        },
+        height=height,
+        margin={"l": 10, "r": 10, "t": 90, "b": 10},
+        hoverlabel={"font": {"family": FONT}},
+        **layout,
+    )
+    figure.update_xaxes(automargin=True, title_font_size=14)
+    figure.update_yaxes(automargin=True, title_font_size=14, ticklabelstandoff=6)
+    return figure
+
+
+def colour_bar(title: str, **settings: Any) -> dict[str, Any]:
+    heading = {"text": f"{title}<br> ", "side": "top", "font": {"size": 12}}  # the empty line keeps off the first tick
+    return {"title": heading, "thickness": 14, "outlinewidth": 0, **settings}

@@ -1,0 +1,55 @@
+"""What holds for every figure."""
+
+from collections.abc import Callable
+
+import plotly.graph_objects as go
+import plotly.io as pio
+import pytest
+
+from graphprune import plots
+from graphprune.core.graph import ModelGraph
+from tests.plots.made import measured
+
+FIGURES: dict[str, Callable[[ModelGraph], go.Figure]] = {
+    "profile": lambda graph: plots.profile(graph, [measured(graph)]),
+    "agreement": lambda graph: plots.agreement(graph, [measured(graph, "katz"), measured(graph, "hits")]),
+    "ranked": lambda graph: plots.ranked(graph, measured(graph)),
+    "scatter": lambda graph: plots.scatter(graph, measured(graph, "katz"), measured(graph, "hits")),
+}
+every_figure = pytest.mark.parametrize("name", FIGURES)
+
+
+def test_the_list_of_this_file_is_complete() -> None:
+    assert FIGURES.keys() == {*plots.__all__} - {"Measure"}
+
+
+@every_figure
+def test_says_what_it_shows_and_of_what(name: str, graph: ModelGraph) -> None:
+    layout = FIGURES[name](graph).layout
+    assert len(layout.title.text) > 10
+    assert layout.title.text[0].isupper()
+    assert layout.title.subtitle.text.startswith("llama, edges weigh |W|")
+    assert layout.font.family == "Arial, Helvetica, sans-serif"
+    assert layout.height > 200
+
+
+@every_figure
+def test_leaves_what_other_figures_look_like_alone(name: str, graph: ModelGraph) -> None:
+    before, known = pio.templates.default, [*pio.templates]
+    FIGURES[name](graph)
+    assert (pio.templates.default, [*pio.templates]) == (before, known)
+
+
+@every_figure
+def test_a_template_that_the_user_has_set_changes_nothing(
+    name: str, graph: ModelGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = FIGURES[name](graph)
+    monkeypatch.setattr(pio.templates, "default", "plotly_dark")
+    assert FIGURES[name](graph).to_json() == usual.to_json()
+    assert usual.layout.template.layout.paper_bgcolor == "white"
+
+
+@every_figure
+def test_is_the_same_when_drawn_again(name: str, graph: ModelGraph) -> None:
+    assert FIGURES[name](graph).to_json() == FIGURES[name](graph).to_json()

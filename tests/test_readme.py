@@ -36,3 +36,11 @@ def test_the_readme_names_every_scorer() -> None:
     table = README.split("## Scorers")[1].split("## Checkpoints")[0]
     for name in SCORERS:
         assert f"`{name}`" in table
+
+
+def test_the_readme_names_every_centrality() -> None:
+    from graphprune.centrality import CENTRALITIES
+
+    table = README.split("## Centralities")[1].split("## Scorers")[0]
+    for name in CENTRALITIES:
+        assert f"`{name}`" in table

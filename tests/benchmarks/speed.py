@@ -40,13 +40,13 @@ def median_seconds(call: Callable[[], object], repeats: int) -> float:
 def sum_arrays(graph: ModelGraph) -> float:
     """The sum of the graph's own value and index arrays."""
     total = 0.0
-    for block in graph.blocks:
+    for block in (edges.load() for edges in graph.blocks):
         total += float(block.values.sum()) + int(block.col.sum()) + int(block.crow.sum())
     return total
 
 
 def sum_values(graph: ModelGraph) -> float:
-    return sum(float(block.values.sum()) for block in graph.blocks)
+    return sum(float(block.load().values.sum()) for block in graph.blocks)
 
 
 def read_and_write(model: Model, graph: ModelGraph, folder: Path) -> None:
@@ -55,7 +55,7 @@ def read_and_write(model: Model, graph: ModelGraph, folder: Path) -> None:
     path = folder / "bytes"
     with path.open("wb") as file:
         for block in graph.blocks:
-            file.write(block.values.numpy().data)
+            file.write(block.load().values.numpy().data)
     flush(path)
     path.unlink()
     if not math.isfinite(total):
@@ -111,7 +111,7 @@ def main() -> None:
                 f"{sweep / values:.2f} x summing the values, {4e-9 * graph.n_edges / sweep:.1f} GB/s of weights"
             )
         whole = median_seconds(lambda: pagerank(graph, direction="backward"), repeats)
-        print(f"pagerank() with its residual: {1e3 * whole:.0f} ms")
+        print(f"pagerank(): {1e3 * whole:.0f} ms")
         stats = statistics_of(args.model)
         for scorer in SCORERS:
             print(f"score {scorer}: {median_seconds(partial(score, model, scorer, stats=stats), 3):.2f} s")
@@ -125,7 +125,7 @@ def sweep_once(graph: ModelGraph, direction: str) -> torch.Tensor:
     backward = direction == "backward"
     strength = graph.in_strength if backward else graph.out_strength
     rhs = torch.full((graph.n_nodes,), 1 / graph.n_nodes)
-    return solve(graph, rhs, alpha=0.85, scale=1 / strength.clamp_min(1e-30), backward=backward)
+    return solve(graph, rhs, sender=0.85 / strength.clamp_min(1e-30), backward=backward)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from graphprune.core.graph import ModelGraph
 
 Values = Float[torch.Tensor, "n_nodes k"]
 
+NODE_PASSES, EDGE_PASSES = 6, 16  # as many min-plus sweeps take as long as the walk there and back, by node and by edge
+
 
 def betweenness(
     graph: ModelGraph,
@@ -55,7 +57,7 @@ def betweenness(
     [0.0, 1.0, 0.0]
     """
     length = Length(weight, "weight", nonnegative=graph)
-    sources = Sources.draw(graph, k, seed, length, "betweenness")
+    sources = Sources.draw(graph, k, seed, length, "betweenness", passes=NODE_PASSES)
 
     def through(nodes: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
         paths = _Paths.walked(graph, start, length, int(nodes[0]))
@@ -76,7 +78,7 @@ def betweenness(
         errors = graph.in_caller_order((sources.stderr(sums, squares, own=endpoints) / pairs).to(graph.dtype))
     return CentralityResult(
         graph.in_caller_order((scores / pairs).to(graph.dtype)), "betweenness", "both",
-        "share of the pairs" if normalized else "number of pairs", _solver(sources), stderr=errors,
+        "share of the pairs" if normalized else "number of pairs", sources.described("Brandes by level"), stderr=errors,
     )  # fmt: skip
 
 
@@ -90,7 +92,7 @@ def edge_betweenness(
     Cost: as `betweenness`, a pass over the edges for every source, and the memory of two more values an edge.
     """
     length = Length(weight, "weight", nonnegative=graph)
-    sources = Sources.draw(graph, k, seed, length, "edge betweenness", every_edge=True)
+    sources = Sources.draw(graph, k, seed, length, "edge betweenness", passes=EDGE_PASSES, every_edge=True)
     blocks = [block.load() for block in graph.blocks]
     sums = [torch.zeros(block.n_edges, dtype=torch.float64, device=graph.device) for block in blocks]
     squares = [torch.zeros_like(total) for total in sums]
@@ -100,26 +102,21 @@ def edge_betweenness(
             for share in paths.along(block):
                 sums[i] += share
                 squares[i] += share * share
-    n, m = graph.n_present, len(sources.nodes)
+    n = graph.n_present
     pairs = max(n * (n - 1), 1) if normalized else 1
 
-    def scored(values: list[torch.Tensor]) -> ModelGraph:
+    def scored(values: Iterator[torch.Tensor]) -> ModelGraph:
         scaled = (value.div(pairs).to(graph.dtype) for value in values)
         made = tuple(replace(block, values=value) for block, value in zip(blocks, scaled, strict=True))
         return replace(graph, blocks=made, strengths=None, weight="magnitude")
 
     errors = None
     if k is not None:
-        spread = [(q - s**2 / m).div(max(m - 1, 1)).clamp(min=0) for s, q in zip(sums, squares, strict=True)]
-        errors = scored([n * (v / m * (1 - m / n)).sqrt() for v in spread])
+        errors = scored(sources.stderr(s, q, own=True) for s, q in zip(sums, squares, strict=True))
     return EdgeCentralityResult(
-        scored([total * (n / m if m else 0.0) for total in sums]), "edge_betweenness", "both",
-        "share of the pairs" if normalized else "number of pairs", _solver(sources), stderr=errors,
+        scored(sources.total(total, own=True) for total in sums), "edge_betweenness", "both",
+        "share of the pairs" if normalized else "number of pairs", sources.described("Brandes by level"), stderr=errors,
     )  # fmt: skip
-
-
-def _solver(sources: Sources) -> str:
-    return "Brandes by level" if sources.exact else f"Brandes by level from {len(sources.nodes)} sampled sources"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from graphprune.centrality.options import ways
 from graphprune.centrality.result import CentralityResult, Direction
 from graphprune.centrality.sampling import Sources
 from graphprune.centrality.shortest_paths import Distance, Length, shortest
+from graphprune.centrality.sweep import divided
 from graphprune.core.graph import ModelGraph
 
 Vector = Float[torch.Tensor, " n_nodes"]
@@ -35,6 +36,7 @@ def closeness(
         seed: of the sample.
 
     Cost: a min-plus sweep from every source, in batches. Where a block stores every edge, hops are counted by node.
+    Exactness that would take much longer than a quarter of an hour is refused.
 
     Raises:
         ValueError: a length is negative, k is out of range, or exactness would take too long.
@@ -44,13 +46,14 @@ def closeness(
     [0.0, 0.5, 0.6666666666666666]
     """
     length = Length(distance, nonnegative=graph)
-    sources = Sources.draw(graph, k, seed, length, "closeness")
-    parts = [_one_way(sources, length, backward, wf_improved) for backward in ways(direction)]
+    backwards = ways(direction)
+    sources = Sources.draw(graph, k, seed, length, "closeness", passes=len(backwards))
+    parts = [_one_way(sources, length, backward, wf_improved) for backward in backwards]
     scores, errors = (torch.stack(values).mean(dim=0).to(graph.dtype) for values in zip(*parts, strict=True))
     return CentralityResult(
         graph.in_caller_order(scores), "closeness", direction,
         "one over the mean distance" + (", times the share that reaches" if wf_improved else ""),
-        "min-plus sweeps" if sources.exact else f"min-plus sweeps from {len(sources.nodes)} sampled sources",
+        sources.described("min-plus sweeps"),
         stderr=None if k is None else graph.in_caller_order(errors), aggregate="mean",
     )  # fmt: skip
 
@@ -66,12 +69,11 @@ def _one_way(sources: Sources, length: Length, backward: bool, wf_improved: bool
         lengths += known.sum(dim=1)
         squares += (known * known).sum(dim=1)
     r, t = sources.total(reached), sources.total(lengths)
-    there = t > 0
-    scores = torch.where(there, r / t.where(there, torch.ones_like(t)), 0.0)
+    scores = divided(r, t)
     power = 2.0 if wf_improved else 1.0  # r^2 / t / (n - 1), or r / t
     if wf_improved:
         scores = scores * r / max(graph.n_present - 1, 1)
     # the relative error of r^power / t, to first order, is that of the sum of power * 1[reached] / r - length / t
     a, b = power / r.clamp(min=1e-300), 1 / t.clamp(min=1e-300)
     error = sources.stderr(a * reached - b * lengths, a**2 * reached - 2 * a * b * lengths + b**2 * squares)
-    return scores, torch.where(there, scores * error, 0.0)
+    return scores, torch.where(t > 0, scores * error, 0.0)

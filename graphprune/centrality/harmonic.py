@@ -6,6 +6,7 @@ from graphprune.centrality.options import ways
 from graphprune.centrality.result import CentralityResult, Direction
 from graphprune.centrality.sampling import Sources, summed
 from graphprune.centrality.shortest_paths import Distance, Length, shortest
+from graphprune.centrality.sweep import divided
 from graphprune.core.graph import ModelGraph
 
 
@@ -38,21 +39,17 @@ def harmonic(
     [0.0, 1.0, 1.5]
     """
     length = Length(distance, nonnegative=graph)
-    sources = Sources.draw(graph, k, seed, length, "harmonic centrality")
     backwards = ways(direction)
+    sources = Sources.draw(graph, k, seed, length, "harmonic centrality", passes=len(backwards))
 
     def nearness(_: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-        parts = [_inverse(shortest(graph, start, length, backward=backward)) for backward in backwards]
+        parts = [divided(1.0, shortest(graph, start, length, backward=backward)) for backward in backwards]
         return torch.stack(parts).mean(dim=0)
 
     sums, squares = summed(sources, "harmonic", nearness)
     total, error = sources.total(sums).to(graph.dtype), sources.stderr(sums, squares).to(graph.dtype)
     return CentralityResult(
         graph.in_caller_order(total), "harmonic", direction, "sum of one over distances",
-        "min-plus sweeps" if sources.exact else f"min-plus sweeps from {len(sources.nodes)} sampled sources",
+        sources.described("min-plus sweeps"),
         stderr=None if k is None else graph.in_caller_order(error), aggregate="mean",
     )  # fmt: skip
-
-
-def _inverse(found: torch.Tensor) -> torch.Tensor:
-    return torch.where(found > 0, found.reciprocal(), 0.0)

@@ -65,17 +65,18 @@ class Levels:
         return result
 
 
-def arrivals_log(
+def solve_log(
     graph: ModelGraph,
     start: Values,
     *,
     sender: Float[torch.Tensor, " n_nodes"] | None = None,
     alpha: float = 1.0,
     backward: bool = False,
+    arrivals: bool = False,
 ) -> Values:
-    """The log of what arrives at each node by paths of at least one edge, whatever its magnitude.
+    """``log x`` with ``x = exp(start) + y``: what a node has to begin with and what arrives, whatever its magnitude.
 
-    Math: ``y = alpha A^T S (exp(start) + y)`` (``A S`` backward); minus infinity where nothing arrives.
+    Math: ``y = alpha A^T S x`` (``A S x`` backward); minus infinity is the log of nothing.
 
     Args:
         graph: a graph with non-negative weights.
@@ -83,6 +84,7 @@ def arrivals_log(
         sender: log of the factor of what each node sends.
         alpha: factor of every edge.
         backward: go against the edges.
+        arrivals: ``log y`` instead: only what arrives, by paths of at least one edge.
 
     Node values are float64 whatever the weights are, so that only the relative error of the sums (that of the weights'
     type) is left. Weights below 1e-25 in float32 and 1e-295 in float64 may count as zero beside larger terms.
@@ -101,17 +103,6 @@ def arrivals_log(
         senders, linear = (block.dst, block.pull) if backward else (block.src, block.push)
         return levels.through(senders, linear) + math.log(alpha)
 
-    return sweep(graph, torch.full_like(start, -torch.inf), step, torch.logaddexp, send=send, backward=backward)
-
-
-def solve_log(
-    graph: ModelGraph,
-    start: Values,
-    *,
-    sender: Float[torch.Tensor, " n_nodes"] | None = None,
-    alpha: float = 1.0,
-    backward: bool = False,
-) -> Values:
-    """``log x`` with ``x = exp(start) + alpha A^T S x``: what a node has to begin with and what arrives."""
-    arrived = arrivals_log(graph, start, sender=sender, alpha=alpha, backward=backward)
-    return torch.logaddexp(arrived, start.double())
+    nothing = torch.full_like(start, -torch.inf)
+    arrived = sweep(graph, nothing, step, torch.logaddexp, send=send, backward=backward)
+    return arrived if arrivals else torch.logaddexp(arrived, start)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from graphprune.centrality.options import Choice, Weight, spread, ways, weighed
 from graphprune.centrality.result import CentralityResult, Direction
-from graphprune.centrality.sweep import residual, solve
+from graphprune.centrality.sweep import divided, residual, solve
 from graphprune.core.graph import ModelGraph
 
 Values = Float[torch.Tensor, " n_nodes *k"]
@@ -80,7 +80,7 @@ def _one_way(
     """The scores in one direction, and how to measure what they miss."""
     strength = graph.in_strength if backward else graph.out_strength
     dangles = strength == 0
-    follow = torch.where(dangles, 0.0, alpha / strength.where(~dangles, torch.ones_like(strength)))
+    follow = divided(alpha, strength)
     if jump is sink or (jump.shape == sink.shape and torch.equal(jump, sink)):
         x = solve(graph, jump, sender=follow, backward=backward)
     else:

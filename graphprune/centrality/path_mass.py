@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float
 
-from graphprune.centrality.log_domain import arrivals_log
+from graphprune.centrality.log_domain import solve_log
 from graphprune.centrality.options import Choice, Weight, chosen, weighed
 from graphprune.centrality.result import CentralityResult, EdgeCentralityResult
 from graphprune.core.graph import ModelGraph
@@ -106,8 +106,8 @@ def _paths(graph: ModelGraph, sources: Choice, targets: Choice) -> _Paths:
     if source.ndim > 1 or target.ndim > 1:
         raise ValueError("sources and targets are one vector each")
     source, target = source.double().log(), target.double().log()
-    arrived = arrivals_log(graph, source)
-    onward = arrivals_log(graph, target, backward=True)
+    arrived = solve_log(graph, source, arrivals=True)
+    onward = solve_log(graph, target, backward=True, arrivals=True)
     total = (arrived + target).logsumexp(dim=0) if len(source) else source.new_tensor(-torch.inf)
     if not bool(torch.isfinite(total)):
         if (sources, targets) != ("inputs", "outputs"):

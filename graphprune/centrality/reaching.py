@@ -14,9 +14,12 @@ import torch
 from graphprune.centrality.log_domain import solve_log
 from graphprune.centrality.options import Choice, chosen, refuse_negative
 from graphprune.centrality.result import CentralityResult
-from graphprune.centrality.sampling import BATCH_VALUES, WORK
+from graphprune.centrality.sampling import WORK, started
+from graphprune.centrality.sweep import divided
 from graphprune.core.graph import ModelGraph
-from graphprune.core.progress import progress
+
+LOG_STEPS = 40  # of a node and a target: its logs and levels; an edge is one
+EDGES_A_STEP = 16  # in a full block
 
 
 def reaching(
@@ -39,7 +42,8 @@ def reaching(
 
     Normalisation: divided by the number of targets. A target reaches itself.
 
-    Cost: one pass over the edges for all targets of a batch; sixteen take about as long as one.
+    Cost: one pass over the edges for all targets of a batch; sixteen take about as long as one. What would take much
+    longer than a quarter of an hour is refused.
 
     Raises:
         ValueError: the threshold is negative, weights are, or there are too many targets.
@@ -51,20 +55,25 @@ def reaching(
     if goals.ndim > 1:
         raise ValueError("targets are one vector")
     nodes = (goals > 0).nonzero()[:, 0]
-    if len(nodes) * (graph.n_edges + graph.n_nodes) > WORK:
+    if len(nodes) * _steps(graph) > WORK:
         raise ValueError(
             f"reaching {len(nodes):,} targets takes too many steps (at most {WORK:.0e}); choose fewer targets"
         )
-    strength = graph.in_strength.double()
-    share = torch.where(strength > 0, -strength.log(), 0.0) if normalized else None
+    share = divided(1.0, graph.in_strength.double()).log() if normalized else None
     least = math.log(threshold) - 16 * torch.finfo(graph.dtype).eps if threshold else -math.inf
     counts = torch.zeros(graph.n_nodes, dtype=torch.float64, device=graph.device)
-    size = max(1, min(256, BATCH_VALUES // max(graph.n_nodes, 1)))
-    for batch in progress(torch.split(nodes, size) if len(nodes) else (), "reaching", unit="batch"):
-        start = torch.full((graph.n_nodes, len(batch)), -torch.inf, dtype=torch.float64, device=graph.device)
-        start[batch, torch.arange(len(batch), device=start.device)] = 0.0
+    for _, start in started(graph, nodes, "reaching", elsewhere=-torch.inf):
         effects = solve_log(graph, start, sender=share, backward=True)
         counts += ((effects >= least) & torch.isfinite(effects)).sum(dim=1)
     scores = graph.in_caller_order((counts / max(len(nodes), 1)).to(graph.dtype))
     solver = "triangular sweeps in the log domain"
     return CentralityResult(scores, "reaching", "backward", "share of the targets", solver, aggregate="mean")
+
+
+def _steps(graph: ModelGraph) -> int:
+    """What one target takes, in the steps of `WORK`: logs at every node, and few for the edges of a dense product."""
+    edges = 0
+    for block in graph.blocks:
+        is_full = block.n_edges == block.shape[0] * block.shape[1]
+        edges += block.n_edges // EDGES_A_STEP if is_full else block.n_edges
+    return LOG_STEPS * graph.n_nodes + edges

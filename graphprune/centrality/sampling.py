@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from graphprune.centrality.shortest_paths import Length
 from graphprune.core.graph import ModelGraph
 from graphprune.core.progress import progress
 
-WORK = 2e12  # edges times sources of an exact answer: an hour or so on two cores
+WORK = 5e11  # steps of an exact answer, measured at one or two nanoseconds: a quarter of an hour
+NODE_STEPS = 8  # of a node and a source: to start it, to join what arrives, to sum; an edge is one
 BATCH_VALUES = 1 << 22  # node values a batch of sources holds: 32 MB in float64
 
 
@@ -30,9 +31,26 @@ class Sources:
 
     @classmethod
     def draw(
-        cls, graph: ModelGraph, k: int | None, seed: int, length: Length, measure: str, *, every_edge: bool = False
+        cls,
+        graph: ModelGraph,
+        k: int | None,
+        seed: int,
+        length: Length,
+        measure: str,
+        *,
+        passes: int = 1,
+        every_edge: bool = False,
     ) -> "Sources":
         """``k`` nodes drawn without replacement, or all of them.
+
+        Args:
+            graph: the graph.
+            k: how many; all if not given.
+            seed: of the sample.
+            length: what the sweeps measure.
+            measure: what they are for.
+            passes: how many min-plus sweeps what is done for a source takes as long as.
+            every_edge: that is done edge by edge also where hops are counted by node.
 
         Raises:
             ValueError: k is out of range, or all of them are too many.
@@ -41,7 +59,7 @@ class Sources:
         n = len(everyone)
         if k is None:
             edges = graph.n_edges if every_edge else sum(length.cost(block) for block in graph.blocks)
-            work = n * (n + edges)
+            work = passes * n * (NODE_STEPS * graph.n_nodes + edges)
             if work > WORK:
                 raise ValueError(
                     f"exact {measure} of {n:,} nodes takes a sweep from each, {work:.1e} steps (at most {WORK:.0e}); "
@@ -55,37 +73,47 @@ class Sources:
 
     def batches(self, what: str) -> Iterator[tuple[torch.Tensor, Float[torch.Tensor, "n_nodes k"]]]:
         """Sources by the handful, and their starting distances: 0 at a column's source, infinity elsewhere."""
-        size = max(1, min(256, BATCH_VALUES // max(self.graph.n_nodes, 1)))
-        batches = torch.split(self.nodes, size) if len(self.nodes) else ()
-        for nodes in progress(batches, what, unit="batch"):
-            shape, device = (self.graph.n_nodes, len(nodes)), self.graph.device
-            start = torch.full(shape, torch.inf, dtype=torch.float64, device=device)
-            here = nodes.to(device)
-            start[here, torch.arange(len(nodes), device=device)] = 0.0
-            yield here, start
+        return started(self.graph, self.nodes, what, elsewhere=torch.inf)
 
-    def _seen(self, own: bool) -> tuple[Float[torch.Tensor, " n_nodes"], int]:
+    def described(self, solver: str) -> str:
+        """The solver, and how many sources it started from if they aren't all."""
+        return solver if self.exact else f"{solver} from {len(self.nodes)} sampled sources"
+
+    def _seen(self, own: bool) -> tuple[Float[torch.Tensor, " *n_nodes"], int]:
         """From how many sources each node was seen, and from how many it could be; without itself unless ``own``."""
+        if own:
+            return torch.tensor(float(len(self.nodes)), dtype=torch.float64), self.graph.n_present
         counts = torch.full((self.graph.n_nodes,), float(len(self.nodes)), dtype=torch.float64)
-        if not own:
-            counts[self.nodes] -= 1
-        return counts.to(self.graph.device), self.graph.n_present - (0 if own else 1)
+        counts[self.nodes] -= 1
+        return counts.to(self.graph.device), self.graph.n_present - 1
 
-    def total(self, sums: Float[torch.Tensor, " n_nodes"], *, own: bool = False) -> Float[torch.Tensor, " n_nodes"]:
+    def total(self, sums: Float[torch.Tensor, " values"], *, own: bool = False) -> Float[torch.Tensor, " values"]:
         """What the sum over all other nodes is, from the sum over those that were drawn; unbiased.
 
-        ``own``: a node says something about itself as well.
+        ``own``: every source counts: a node says something about itself as well, or the values are those of edges.
         """
         seen, n = self._seen(own)
         return sums if self.exact else sums * n / seen.clamp(min=1)
 
     def stderr(
-        self, sums: Float[torch.Tensor, " n_nodes"], squares: Float[torch.Tensor, " n_nodes"], *, own: bool = False
-    ) -> Float[torch.Tensor, " n_nodes"]:
+        self, sums: Float[torch.Tensor, " values"], squares: Float[torch.Tensor, " values"], *, own: bool = False
+    ) -> Float[torch.Tensor, " values"]:
         """The standard error of `total`, from sums of values and of their squares; drawn without replacement."""
         m, n = self._seen(own)
         variance = ((squares - sums**2 / m.clamp(min=1)) / (m - 1).clamp(min=1)).clamp(min=0)
         return n * (variance / m.clamp(min=1) * (1 - m / max(n, 1)).clamp(min=0)).sqrt()
+
+
+def started(
+    graph: ModelGraph, nodes: Int[torch.Tensor, " n"], what: str, *, elsewhere: float
+) -> Iterator[tuple[torch.Tensor, Float[torch.Tensor, "n_nodes k"]]]:
+    """Nodes by the handful, and values to start from: 0 at a column's node, ``elsewhere`` at all others."""
+    size = max(1, min(256, BATCH_VALUES // max(graph.n_nodes, 1)))
+    for batch in progress(torch.split(nodes, size) if len(nodes) else (), what, unit="batch"):
+        here = batch.to(graph.device)
+        start = torch.full((graph.n_nodes, len(here)), elsewhere, dtype=torch.float64, device=graph.device)
+        start[here, torch.arange(len(here), device=graph.device)] = 0.0
+        yield here, start
 
 
 def summed(

@@ -117,5 +117,10 @@ def across(graph: ModelGraph, x: Values, *, backward: bool = False) -> Values:
     return result
 
 
+def divided(numerator: Values | float, strength: Values) -> Values:
+    """``numerator / strength``, 0 where the strength is 0."""
+    return torch.where(strength == 0, 0.0, numerator / strength)
+
+
 def _column(factor: Float[torch.Tensor, " n_nodes"], x: Values) -> torch.Tensor:
     return factor if x.ndim == 1 else factor[:, None]

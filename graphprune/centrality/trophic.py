@@ -7,7 +7,7 @@ import torch
 
 from graphprune.centrality.options import Weight, ways, weighed
 from graphprune.centrality.result import CentralityResult, Direction
-from graphprune.centrality.sweep import residual, solve
+from graphprune.centrality.sweep import divided, residual, solve
 from graphprune.core.graph import ModelGraph
 
 
@@ -38,8 +38,7 @@ def trophic_levels(
     ones = graph.indicator()
     parts = []
     for backward in backwards:
-        strength = graph.out_strength if backward else graph.in_strength
-        share = torch.where(strength == 0, 0.0, 1 / strength.where(strength != 0, torch.ones_like(strength)))
+        share = divided(1.0, graph.out_strength if backward else graph.in_strength)
         parts.append((solve(graph, ones, receiver=share, backward=backward), share))
     scores = graph.in_caller_order(torch.stack([x for x, _ in parts]).mean(dim=0))
 

@@ -5,6 +5,7 @@ masked or an unweighted graph copies no edge, and a graph on disk is read block 
 """
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -219,11 +220,16 @@ class Block:
         return replace(self, values=self.values.to(device), crow=self.crow.to(device), col=self.col.to(device))
 
     def within(self, src: Bool[torch.Tensor, " src"], dst: Bool[torch.Tensor, " dst"]) -> "Block":
-        """The edges between some of the nodes, as a copy."""
-        rows = self.rows()
-        keep = dst[rows] & src[self.col]
-        crow = row_pointers(rows[keep], self.shape[0])
-        return replace(self, values=self.values[keep], col=self.col[keep], crow=crow)
+        """The edges between some of the nodes, as of `selected`."""
+        return self.selected(dst[self.rows()] & src[self.col])
+
+    def selected(self, keep: Bool[torch.Tensor, " edges"]) -> "Block":
+        """Some of the edges, as a copy; the block itself if all of them stay."""
+        if bool(keep.all()):
+            return self
+        before = self.crow.new_zeros(self.n_edges + 1)  # how many of the edges before each stay
+        torch.cumsum(keep, 0, dtype=before.dtype, out=before[1:])
+        return replace(self, values=self.values[keep], col=self.col[keep], crow=before[self.crow])
 
 
 def _product(matrix: Float[torch.Tensor, "m n"], x: Float[torch.Tensor, " n *k"]) -> Float[torch.Tensor, " m *k"]:
@@ -242,7 +248,12 @@ def check_pointers(path: Path, n_rows: int, n_edges: int, crow: torch.Tensor, co
     """
     fits = len(crow) == n_rows + 1 and len(col) == n_edges and int(crow[0]) == 0 and int(crow[-1]) == n_edges
     if not fits:
-        raise FormatError(f"{path} is damaged: the index arrays of a block don't fit its edges")
+        raise misfit(path)
+
+
+def misfit(path: Path) -> FormatError:
+    """What is wrong with a file whose index arrays are of another length than they should be."""
+    return FormatError(f"{path} is damaged: the index arrays of a block don't fit its edges")
 
 
 @dataclass(frozen=True)
@@ -313,12 +324,10 @@ class StoredBlock:
 
 
 @dataclass(frozen=True)
-class MaskedBlock:
-    """A block of which only the edges between nodes that stay are seen; nothing of it is copied."""
+class _View(ABC):
+    """What a block that changes how another is seen has of it."""
 
     whole: EdgeBlock
-    keep_src: Bool[torch.Tensor, " src"]
-    keep_dst: Bool[torch.Tensor, " dst"]
 
     @property
     def src(self) -> Run:
@@ -339,6 +348,26 @@ class MaskedBlock:
     @property
     def device(self) -> torch.device:
         return self.whole.device
+
+    @abstractmethod
+    def push(self, x: Float[torch.Tensor, " src *k"]) -> Float[torch.Tensor, " dst *k"]: ...
+
+    @abstractmethod
+    def pull(self, y: Float[torch.Tensor, " dst *k"]) -> Float[torch.Tensor, " src *k"]: ...
+
+    def sent(self) -> Float[torch.Tensor, " src"]:
+        return self.pull(torch.ones(self.shape[0], dtype=self.dtype, device=self.device))
+
+    def received(self) -> Float[torch.Tensor, " dst"]:
+        return self.push(torch.ones(self.shape[1], dtype=self.dtype, device=self.device))
+
+
+@dataclass(frozen=True)
+class MaskedBlock(_View):
+    """A block of which only the edges between nodes that stay are seen; nothing of it is copied."""
+
+    keep_src: Bool[torch.Tensor, " src"]
+    keep_dst: Bool[torch.Tensor, " dst"]
 
     @cached_property
     def n_edges(self) -> int:
@@ -357,21 +386,20 @@ class MaskedBlock:
         *,
         backward: bool = False,
     ) -> Float[torch.Tensor, " m *k"]:
-        senders, receivers = (self.keep_dst, self.keep_src) if backward else (self.keep_src, self.keep_dst)
-        arrived = self.whole.apply(kernel, _only(senders, x, empty), empty, backward=backward)
-        return _only(receivers, arrived, empty)
+        return self._between(lambda held: self.whole.apply(kernel, held, empty, backward=backward), x, empty, backward)
 
     def push(self, x: Float[torch.Tensor, " src *k"]) -> Float[torch.Tensor, " dst *k"]:
-        return _only(self.keep_dst, self.whole.push(_only(self.keep_src, x, 0.0)), 0.0)
+        return self._between(self.whole.push, x, 0.0, backward=False)
 
     def pull(self, y: Float[torch.Tensor, " dst *k"]) -> Float[torch.Tensor, " src *k"]:
-        return _only(self.keep_src, self.whole.pull(_only(self.keep_dst, y, 0.0)), 0.0)
+        return self._between(self.whole.pull, y, 0.0, backward=True)
 
-    def sent(self) -> Float[torch.Tensor, " src"]:
-        return self.pull(torch.ones(self.shape[0], dtype=self.dtype, device=self.device))
-
-    def received(self) -> Float[torch.Tensor, " dst"]:
-        return self.push(torch.ones(self.shape[1], dtype=self.dtype, device=self.device))
+    def _between(
+        self, carry: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, empty: float, backward: bool
+    ) -> torch.Tensor:
+        """What ``carry`` brings from the nodes that stay to the nodes that stay."""
+        senders, receivers = (self.keep_dst, self.keep_src) if backward else (self.keep_src, self.keep_dst)
+        return _only(receivers, carry(_only(senders, x, empty)), empty)
 
     def to(self, device: torch.device | str) -> "MaskedBlock":
         return MaskedBlock(self.whole.to(device), self.keep_src.to(device), self.keep_dst.to(device))
@@ -383,34 +411,12 @@ def _only(keep: Bool[torch.Tensor, " n"], x: Float[torch.Tensor, " n *k"], empty
 
 
 @dataclass(frozen=True)
-class UnweightedBlock:
+class UnweightedBlock(_View):
     """A block every edge of which counts the same, also those of weight zero."""
-
-    whole: EdgeBlock
-
-    @property
-    def src(self) -> Run:
-        return self.whole.src
-
-    @property
-    def dst(self) -> Run:
-        return self.whole.dst
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.whole.shape
 
     @property
     def n_edges(self) -> int:
         return self.whole.n_edges
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.whole.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.whole.device
 
     def load(self) -> Block:
         return _counted(self.whole.load())
@@ -430,12 +436,6 @@ class UnweightedBlock:
 
     def pull(self, y: Float[torch.Tensor, " dst *k"]) -> Float[torch.Tensor, " src *k"]:
         return self.whole.apply(_pull_counts, y, 0.0, backward=True)
-
-    def sent(self) -> Float[torch.Tensor, " src"]:
-        return self.pull(torch.ones(self.shape[0], dtype=self.dtype, device=self.device))
-
-    def received(self) -> Float[torch.Tensor, " dst"]:
-        return self.push(torch.ones(self.shape[1], dtype=self.dtype, device=self.device))
 
     def to(self, device: torch.device | str) -> "UnweightedBlock":
         return UnweightedBlock(self.whole.to(device))

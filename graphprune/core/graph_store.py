@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from graphprune.core.block import Block, EdgeBlock, StoredBlock, check_pointers
+from graphprune.core.block import Block, EdgeBlock, StoredBlock, check_pointers, misfit
 from graphprune.core.errors import FormatError, InputError
 from graphprune.core.graph import LEVELS, WEIGHTS, Level, ModelGraph, Weight
 from graphprune.core.io import (
@@ -251,5 +251,5 @@ def _stored_blocks(rows: Iterable[Mapping[str, Any]], paths: Sequence[Path]) -> 
                 if f"{key}.crow" in file.keys():  # noqa: SIM118 - no mapping
                     crow, col = (file.get_slice(f"{key}.{part}") for part in ("crow", "col"))
                     if (crow.get_shape(), col.get_shape()) != ([dst[1] - dst[0] + 1], [found[key].n_edges]):
-                        raise FormatError(f"{paths[shard]} is damaged: the index arrays of a block don't fit its edges")
+                        raise misfit(paths[shard])
     return tuple(found[key] for key in sorted(found))

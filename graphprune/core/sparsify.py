@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from graphprune.core.block import Block, EdgeBlock, row_pointers
+from graphprune.core.block import Block, EdgeBlock
 from graphprune.core.graph import Dropped, ModelGraph
 from graphprune.core.graph_store import GraphWriter, load_graph, refuse_outside
 
@@ -97,7 +97,8 @@ def _shards(blocks: _Tally) -> Iterator[list[Block]]:
 
 def _nothing(graph: ModelGraph) -> tuple[Block, ...]:
     """An empty block, which holds the type of the weights of a graph that has no edges left."""
-    return tuple(_selected(block.load(), torch.zeros(block.n_edges, dtype=torch.bool)) for block in graph.blocks[:1])
+    blocks = (edges.load() for edges in graph.blocks[:1])
+    return tuple(block.selected(torch.zeros_like(block.values, dtype=torch.bool)) for block in blocks)
 
 
 def _weight(block: Block) -> float:
@@ -117,15 +118,7 @@ def _smallest(graph: ModelGraph) -> float:
 def _at_least(graph: ModelGraph, threshold: float) -> Iterator[Block]:
     for edges in graph.blocks:
         block = edges.load()
-        yield _selected(block, block.values.abs() >= threshold)
-
-
-def _selected(block: Block, keep: torch.Tensor) -> Block:
-    if bool(keep.all()):
-        return block
-    keep = keep.to(block.device)
-    crow = row_pointers(block.rows()[keep], block.shape[0])
-    return replace(block, values=block.values[keep], col=block.col[keep], crow=crow)
+        yield block.selected(block.values.abs() >= threshold)
 
 
 def _threshold_of_share(graph: ModelGraph, wanted: float) -> float:
@@ -173,7 +166,7 @@ def _strongest_incoming(graph: ModelGraph, top_k: int) -> Iterator[Block]:
         keep = torch.zeros(len(dst), dtype=torch.bool, device=dst.device)
         keep[order] = torch.arange(len(dst), device=dst.device) - first < top_k
         parts = torch.split(keep, [block.n_edges for block in blocks])
-        yield from (_selected(block, part) for block, part in zip(blocks, parts, strict=True))
+        yield from (block.selected(part) for block, part in zip(blocks, parts, strict=True))
 
 
 def _reaching_the_same(blocks: tuple[EdgeBlock, ...]) -> Iterator[list[EdgeBlock]]:
@@ -198,4 +191,4 @@ def _strongest_in_block(block: Block, top_k: int) -> Block:
     least = weights.topk(top_k, dim=1).values[:, -1:]
     above, level = weights > least, weights == least
     room = top_k - above.sum(dim=1, keepdim=True)
-    return _selected(block, (above | (level & (level.cumsum(dim=1) <= room))).reshape(-1))
+    return block.selected((above | (level & (level.cumsum(dim=1) <= room))).reshape(-1))

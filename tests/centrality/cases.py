@@ -1,9 +1,11 @@
 """Small directed weighted graphs with every awkward feature, and how answers about them are compared."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
+import igraph
 import networkx as nx
 import numpy as np
 import pytest
@@ -12,12 +14,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import sparse
 
+from graphprune.centrality.result import Direction, EdgeCentralityResult
+from graphprune.centrality.shortest_paths import Distance
 from graphprune.core.graph import ModelGraph
+from tests.oracles import centrality as oracle
 from tests.oracles import graph as graphs
+from tests.unchecked import unchecked
 
 EXACT: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}
 SINGLE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}  # a few tens of sums in float32, whose rounding is 6e-8
-DIRECTIONS = ("forward", "backward", "both")
+DIRECTIONS: tuple[Direction, ...] = ("forward", "backward", "both")
+DISTANCES: tuple[Distance, ...] = (None, "weight", "inverse")
 DTYPES = (np.float64, np.float32)
 
 CASES = (
@@ -38,6 +45,7 @@ NOTHING = {"edges of weight zero": ((0, 1), (0, 7), (1, 7), (4, 9), (8, 6))}
 
 every_case = pytest.mark.parametrize("name", CASES)
 every_direction = pytest.mark.parametrize("direction", DIRECTIONS)
+every_distance = pytest.mark.parametrize("distance", DISTANCES)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
@@ -110,6 +118,24 @@ def edges(n: int, *weighted: tuple[int, int, float]) -> "nx.DiGraph[Any]":
     return result
 
 
+DIAMOND = edges(4, (0, 1, 1.0), (0, 2, 3.0), (1, 3, 2.0), (2, 3, 2.0))
+
+
+def unweighted(reference: "nx.DiGraph[Any]") -> "nx.DiGraph[Any]":
+    """The digraph with every edge of weight one."""
+    result = reference.copy()
+    for _, _, data in result.edges(data=True):
+        data["weight"] = 1.0
+    return result
+
+
+def network(reference: "nx.DiGraph[Any]", *, directed: bool = True) -> igraph.Graph:
+    """The digraph as igraph's."""
+    result = igraph.Graph(n=len(reference), edges=list(reference.edges), directed=directed)
+    result.es["weight"] = list(oracle.weights(reference).values())
+    return result
+
+
 def graph_of(reference: "nx.DiGraph[Any]", dtype: Any = np.float64) -> ModelGraph:
     """What the package sees: one SciPy matrix, in which a weight of zero is an edge."""
     listed = list(reference.edges(data="weight"))
@@ -138,6 +164,44 @@ def assert_equal(found: torch.Tensor, expected: torch.Tensor, **single: Any) -> 
     """Equal up to the rounding of the type that was found; ``single`` loosens it for float32."""
     tolerance = EXACT if found.dtype == torch.float64 else SINGLE | single
     torch.testing.assert_close(found.double(), expected.double(), **tolerance)
+
+
+def matrix(result: EdgeCentralityResult) -> torch.Tensor:
+    """The scores of edges as a dense matrix ``[src, dst]``."""
+    return torch.from_numpy(result.edges.to_scipy().toarray())
+
+
+def error_matrix(result: EdgeCentralityResult) -> torch.Tensor:
+    """Their standard errors, likewise."""
+    assert result.stderr is not None
+    assert result.stderr.n_edges == result.edges.n_edges
+    return torch.from_numpy(result.stderr.to_scipy().toarray())
+
+
+def at(*nodes: int) -> dict[int, float]:
+    """A choice of nodes, all alike."""
+    return dict.fromkeys(nodes, 1.0)
+
+
+def inputs(reference: "nx.DiGraph[Any]") -> list[int]:
+    return [node for node, strength in reference.in_degree(weight="weight") if strength == 0]
+
+
+def outputs(reference: "nx.DiGraph[Any]") -> list[int]:
+    return [node for node, strength in reference.out_degree(weight="weight") if strength == 0]
+
+
+@cache
+def listed(name: str, distance: str | None, *, reverse: bool = False) -> oracle.Listed:
+    """All shortest paths of a case."""
+    return oracle.shortest_paths(digraph(name).reverse() if reverse else digraph(name), distance)
+
+
+def assert_refused(message: str, measure: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    """That the measure refuses in one sentence, whatever the types of its arguments."""
+    with unchecked(), pytest.raises(ValueError, match=message) as caught:
+        measure(*arguments, **options)
+    assert "\n" not in str(caught.value)
 
 
 edge_lists = st.integers(1, 9).flatmap(

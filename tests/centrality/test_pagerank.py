@@ -279,7 +279,7 @@ def test_the_graph_of_every_family_is_ranked_as_networkx_ranks_it(model_type: st
     graph = export(decoder(model_type))
     reference = graph.to_networkx()
     for direction in DIRECTIONS:
-        found = pagerank(graph, direction=direction).scores  # type: ignore[arg-type]
+        found = pagerank(graph, direction=direction).scores
         expected = in_direction(direction, by_networkx(reference), by_networkx(reference.reverse()))
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.double(), expected, rtol=2e-5, atol=1e-9)  # sums of float32 weights

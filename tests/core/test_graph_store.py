@@ -1,14 +1,13 @@
 """Graphs on disk: the same as in memory, whole or refused by name."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from graphprune.core import graph_store
 from graphprune.core.block import Block
@@ -18,20 +17,9 @@ from graphprune.core.graph_store import GraphWriter, load_graph, save_graph
 from graphprune.core.nodes import NodeIndex, Span
 from graphprune.extraction.export import export
 from graphprune.models.model import Model
+from tests.core.shards import shards, with_tensors
 from tests.families import MODEL_TYPES, decoder, perceptron
 from tests.oracles import graph as graphs
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return decoder("llama")
-
-
-@pytest.fixture(scope="module")
-def exported(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported")
-    export(model, folder=folder)
-    return folder
 
 
 @pytest.mark.parametrize("model_type", [*MODEL_TYPES, "perceptron"])
@@ -57,12 +45,12 @@ def test_what_is_saved_is_loaded(model_type: str, level: Any, tmp_path: Path) ->
 def test_full_blocks_are_stored_as_values_only_and_one_shard_a_decoder_block(tmp_path: Path) -> None:
     model = decoder("llama")
     export(model, folder=tmp_path)
-    shards = sorted(tmp_path.glob("blocks-*.safetensors"))
-    assert len(shards) == 2
-    stored = load_file(shards[0])
+    paths = shards(tmp_path)
+    assert len(paths) == 2
+    stored = load_file(paths[0])
     assert sum(name.endswith(".values") for name in stored) == 9
     assert sum(name.endswith(".col") for name in stored) == 5
-    n_values = sum(t.numel() for path in shards for name, t in load_file(path).items() if name.endswith(".values"))
+    n_values = sum(t.numel() for path in paths for name, t in load_file(path).items() if name.endswith(".values"))
     assert n_values == model.architecture.n_edges
 
 
@@ -72,7 +60,7 @@ def test_a_loaded_graph_is_memory_mapped(tmp_path: Path) -> None:
     block = load_graph(tmp_path, stream=False).blocks[0]
     assert isinstance(block, Block)
     before = block.values[0].item()
-    (shard,) = [path for path in sorted(tmp_path.glob("blocks-*")) if "-00000" in path.name]
+    shard = shards(tmp_path)[0]
     header = int.from_bytes(shard.read_bytes()[:8], "little")
     with shard.open("r+b") as file:
         file.seek(8 + header)
@@ -196,33 +184,24 @@ def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     return damage
 
 
-def shard_of(folder: Path) -> Path:
-    return min(folder.glob("blocks-*"))
-
-
 def drop_a_tensor(folder: Path) -> None:
-    tensors = load_file(shard_of(folder))
-    del tensors[min(tensors)]
-    save_file(tensors, shard_of(folder))
+    with_tensors(lambda tensors: {name: tensors[name] for name in sorted(tensors)[1:]})(shards(folder)[0])
 
 
 def shorten_a_tensor(folder: Path) -> None:
-    tensors = {name: tensor.clone() for name, tensor in load_file(shard_of(folder)).items()}
-    tensors["000000.values"] = tensors["000000.values"][:-1].clone()
-    save_file(tensors, shard_of(folder))
+    first = "000000.values"
+    with_tensors(lambda tensors: tensors | {first: tensors[first][:-1].clone()})(shards(folder)[0])
 
 
 def poison_the_strengths(folder: Path) -> None:
     (path,) = folder.glob("strengths-*")
-    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
-    tensors["out"][0] = float("nan")
-    save_file(tensors, path)
+    with_tensors(lambda tensors: tensors | {"out": tensors["out"].index_fill(0, torch.tensor([0]), torch.nan)})(path)
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
-    "truncated shard": lambda folder: shard_of(folder).write_bytes(shard_of(folder).read_bytes()[:-100]),
-    "overwritten shard": lambda folder: shard_of(folder).write_bytes(b"no graph"),
-    "missing shard": lambda folder: shard_of(folder).unlink(),
+    "truncated shard": lambda folder: shards(folder)[0].write_bytes(shards(folder)[0].read_bytes()[:-100]),
+    "overwritten shard": lambda folder: shards(folder)[0].write_bytes(b"no graph"),
+    "missing shard": lambda folder: shards(folder)[0].unlink(),
     "missing strengths": lambda folder: next(folder.glob("strengths-*")).unlink(),
     "tensor missing from a shard": drop_a_tensor,
     "tensor too short": shorten_a_tensor,
@@ -247,26 +226,23 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("which", DAMAGE)
 @pytest.mark.parametrize("stream", [False, True, None])
-def test_damage_is_refused_with_the_place(which: str, stream: bool | None, exported: Path, tmp_path: Path) -> None:
-    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
-    DAMAGE[which](tmp_path)
-    with pytest.raises(FormatError, match=str(tmp_path)):
-        load_graph(tmp_path, stream=stream)
+def test_damage_is_refused_with_the_place(which: str, stream: bool | None, folder: Path) -> None:
+    DAMAGE[which](folder)
+    with pytest.raises(FormatError, match=str(folder)):
+        load_graph(folder, stream=stream)
 
 
-def test_a_newer_version_says_what_is_read(model: Model, tmp_path: Path) -> None:
-    export(model, folder=tmp_path)
-    DAMAGE["newer version"](tmp_path)
+def test_a_newer_version_says_what_is_read(folder: Path) -> None:
+    DAMAGE["newer version"](folder)
     with pytest.raises(FormatError, match=r"manifest.json has format version 2; this program reads up to 1"):
-        load_graph(tmp_path)
+        load_graph(folder)
 
 
-def test_a_missing_shard_is_named(model: Model, tmp_path: Path) -> None:
-    export(model, folder=tmp_path)
-    name = shard_of(tmp_path).name
-    shard_of(tmp_path).unlink()
-    with pytest.raises(FormatError, match=f"is incomplete: .*{name} is not there"):
-        load_graph(tmp_path)
+def test_a_missing_shard_is_named(folder: Path) -> None:
+    path = shards(folder)[0]
+    path.unlink()
+    with pytest.raises(FormatError, match=f"is incomplete: .*{path.name} is not there"):
+        load_graph(folder)
 
 
 def test_a_folder_without_a_graph_is_said_with_the_remedy(tmp_path: Path) -> None:

@@ -465,7 +465,7 @@ def fail_while_adding(monkeypatch: pytest.MonkeyPatch) -> type[Exception]:
 
 
 def fail_while_selecting(monkeypatch: pytest.MonkeyPatch) -> type[Exception]:
-    select = sparsify._selected
+    select = Block.selected
     seen: list[Block] = []
 
     def fails(block: Block, keep: torch.Tensor) -> Block:
@@ -474,7 +474,7 @@ def fail_while_selecting(monkeypatch: pytest.MonkeyPatch) -> type[Exception]:
             raise BrokenError
         return select(block, keep)
 
-    monkeypatch.setattr(sparsify, "_selected", fails)
+    monkeypatch.setattr(Block, "selected", fails)
     return BrokenError
 
 

@@ -1,7 +1,6 @@
 """Graphs that are read from disk block by block: the same answers, little memory, and damage that comes later."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from graphprune.centrality import CENTRALITIES
 from graphprune.core import graph_store
@@ -23,34 +22,12 @@ from graphprune.core.mask import Mask
 from graphprune.core.nodes import NodeIndex, Span
 from graphprune.extraction.export import export
 from graphprune.models.model import Model
+from tests.core.shards import shards, with_tensors
 from tests.core.test_block import sparse_block
 from tests.families import MODEL_TYPES, decoder, perceptron
 from tests.unchecked import unchecked
 
 PARTS = ("values", "crow", "col")
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return decoder("llama")
-
-
-@pytest.fixture(scope="module")
-def exported(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A graph of two shards, one a decoder block."""
-    folder = tmp_path_factory.mktemp("exported")
-    export(model, folder=folder, weight="signed")
-    return folder
-
-
-@pytest.fixture
-def folder(exported: Path, tmp_path: Path) -> Path:
-    """A copy that may be damaged."""
-    return Path(shutil.copytree(exported, tmp_path, dirs_exist_ok=True))
-
-
-def shards(folder: Path) -> list[Path]:
-    return sorted(folder.glob("blocks-*"))
 
 
 def assert_same_edges(found: ModelGraph, expected: ModelGraph) -> None:
@@ -265,14 +242,6 @@ def replace_by_another_graph(path: Path) -> None:
     shards(other)[1].replace(path)
 
 
-def with_tensors(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Callable[[Path], None]:
-    def damage(path: Path) -> None:
-        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
-        save_file(change(tensors), path)
-
-    return damage
-
-
 DAMAGE: dict[str, tuple[Callable[[Path], object], type[GraphpruneError], str]] = {
     "truncated": (truncate, FormatError, "is truncated, corrupt or no safetensors file"),
     "empty": (empty, FormatError, "is truncated, corrupt or no safetensors file"),
@@ -357,10 +326,8 @@ def test_index_arrays_that_do_not_fit_are_refused(which: str, when: str, folder:
     """Else a product reads beyond them, and gives numbers from nowhere or ends the process."""
     before = load_graph(folder, stream=True)
     path = shards(folder)[0]
-    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
-    key = min(name for name in tensors if name.endswith(".crow")).removesuffix(".crow")
-    tensors |= INDICES[which](tensors[f"{key}.crow"], tensors[f"{key}.col"], key)
-    save_file(tensors, path)
+    key = min(name for name in load_file(path) if name.endswith(".crow")).removesuffix(".crow")
+    with_tensors(lambda tensors: tensors | INDICES[which](tensors[f"{key}.crow"], tensors[f"{key}.col"], key))(path)
     with unchecked(), pytest.raises(FormatError, match=str(folder)) as caught:
         read(before if "in use" in when else load_graph(folder, stream=when == "streamed"))
     assert "\n" not in str(caught.value)

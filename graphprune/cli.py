@@ -12,17 +12,21 @@ from typing import Any
 from graphprune.core.errors import GraphpruneError, InputError
 
 LEVELS = ("channel", "unit", "block")
-WEIGHTS = ("magnitude", "activation", "signed")
-SCORERS = ("random", "magnitude", "activation", "wanda", "mlprank", "llmrank", "graphrank")
-METHODS = SCORERS
-ALLOCATIONS = ("uniform", "global")
-COMPENSATIONS = ("none", "obs")
+WEIGHTS = ("magnitude", "activation", "power", "signed")
+SCORERS = (
+    "random", "magnitude", "activation", "wanda", "mlprank", "llmrank", "graphrank", "taylor", "flap", "credit",
+)  # fmt: skip
+METHODS = (*SCORERS, "slimgpt", "graphslim", "sparsegpt")
+DECIDERS = (*SCORERS, "obs")
+ALLOCATIONS = ("uniform", "log", "linear", "global", "graph", "curves")
+COMPENSATIONS = ("none", "obs", "bias")
 CENTRALITIES = (
     "in_degree", "out_degree", "in_strength", "out_strength", "pagerank", "katz", "hits", "path_mass", "closeness",
     "harmonic", "betweenness", "reaching", "trophic_levels", "coreness",
 )  # fmt: skip
 DIRECTIONS = ("forward", "backward", "both")
 EDGE_SCORES = ("path_mass", "betweenness")
+FOR_MACHINES = ("output_errors",)
 GRAPH_FORMATS = ("npz", "graphml", "gexf")
 
 
@@ -149,28 +153,42 @@ def _add_prune(commands: Any) -> None:
     by = parser.add_mutually_exclusive_group(required=True)
     by.add_argument("--method", choices=METHODS)
     by.add_argument("--scores", type=Path, metavar="FILE", help="a score file, e.g. a centrality's from `rank`")
-    parser.add_argument("--sparsity", type=float, required=True, help="fraction of the prunable parameters to remove")
+    parser.add_argument("--sparsity", type=float, help="fraction of the prunable parameters to remove")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="RUN")
-    parser.add_argument("--scorer", choices=SCORERS, help="instead of the method's own")
+    parser.add_argument("--scorer", choices=DECIDERS, help="instead of the method's own; obs: second-order errors")
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="of the scorer, e.g. gamma=0.5"
     )
     parser.add_argument("--allocation", choices=ALLOCATIONS, help="instead of the method's own")
     parser.add_argument(
-        "--compensation", choices=COMPENSATIONS, default="none", help="obs: refit what stays by least squares"
+        "--compensation",
+        choices=COMPENSATIONS,
+        help="instead of the method's own; obs: refit what stays by least squares, bias: the mean of what goes",
     )
-    parser.add_argument("--damping", type=float, default=0.01, help="of the repair's Hessians (default 0.01)")
-    parser.add_argument("--units", choices=("all", "neuron", "head"), default="all", help="what may go (default all)")
-    parser.add_argument(
+    parser.add_argument("--pattern", help="units, unstructured, or N:M: of every M weights of a row N stay")
+    what = parser.add_argument_group("what may go")
+    what.add_argument("--units", choices=("all", "neuron", "head"), default="all", help="default all")
+    what.add_argument(
         "--head-mode",
         choices=("group", "balanced"),
         default="group",
         help="whole key/value groups, or one head of each",
     )
-    parser.add_argument("--budget", choices=("parameters", "units"), help="what sparsity counts (default parameters)")
-    parser.add_argument("--floor", type=int, default=1, metavar="N", help="what stays in every layer (default 1)")
-    parser.add_argument("--round-to", type=int, default=1, metavar="N", help="make neuron widths a multiple of N")
-    parser.add_argument("--normalise", choices=("layer", "none"), default="layer", help="of the global allocation")
+    what.add_argument("--budget", choices=("parameters", "units"), help="what sparsity counts (default parameters)")
+    what.add_argument("--floor", type=int, default=1, metavar="N", help="what stays in every layer (default 1)")
+    what.add_argument("--round-to", type=int, default=1, metavar="N", help="make neuron widths a multiple of N")
+    what.add_argument("--normalise", choices=("layer", "standard", "none"), help="of the global allocation")
+    what.add_argument(
+        "--first", type=float, default=0.0625, metavar="S", help="what the first layer loses under log and linear"
+    )
+    engine = parser.add_argument_group("the sequential engine")
+    engine.add_argument(
+        "--statistics", choices=("pruned", "dense"), help="of the pruned blocks before (default), or the dense model"
+    )
+    engine.add_argument("--damping", type=float, default=0.01, help="of the Hessians (default 0.01)")
+    engine.add_argument("--head-error", choices=("grouped", "exact"), help="of a head under obs (default grouped)")
+    engine.add_argument("--group-start", type=int, metavar="N", help="neurons that go at a time under obs, at first")
+    engine.add_argument("--group-floor", type=int, metavar="N", help="and at last (defaults: by the width)")
     parser.add_argument("--rung", choices=("auto", "uniform", "padded", "masked", "excised"), default="auto")
     parser.add_argument("--name", help="of mask and checkpoint (default METHOD-SPARSITY)")
     _calibration(parser)
@@ -253,8 +271,8 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
     from graphprune.pipeline import export_step, open_run
 
     calibration = _calibrated(args)
-    if args.weight == "activation" and args.calibration is None:
-        raise InputError("edge weights by activation need calibration; give --calibration FILE")
+    if args.weight in {"activation", "power"} and args.calibration is None:
+        raise InputError(f"edge weights by {args.weight} need calibration; give --calibration FILE")
     model = load_model(args.model)
     return export_step(
         model, open_run(args.output, model), level=args.level, weight=args.weight, calibration=calibration
@@ -322,42 +340,32 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _prune(args: argparse.Namespace) -> dict[str, Any]:
-    _check_sparsity(args.sparsity)
+    if args.sparsity is not None:
+        _check_sparsity(args.sparsity)
+    from graphprune.methods import Cut, Recipe
     from graphprune.models.load import load_model
-    from graphprune.pipeline import Repair, calibrated_scorer, open_run, prune_step
-    from graphprune.pruning import PRESETS, Cut
+    from graphprune.pipeline import open_run, prune_step
 
-    calibration, settings = _calibrated(args), _options(args.option)
+    calibration = _calibrated(args)
+    if args.scores is not None and (args.scorer is not None or args.option):
+        raise InputError("--scores are used as they are; --scorer and --option make new ones")
+    if args.scores is not None and not args.scores.is_file():
+        raise InputError(f"the scores {args.scores} are not there")
     choice = Cut(
-        args.allocation, args.units, args.head_mode, args.floor, args.round_to, args.normalise, args.budget
-    )  # fmt: skip
-    choice.check(args.sparsity)
+        args.allocation, args.units, args.head_mode, args.floor, args.round_to, args.normalise, args.budget, args.first
+    )
+    named = ("scorer", "compensation", "pattern", "statistics", "damping", "head_error", "group_start", "group_floor")
+    given = {name: getattr(args, name) for name in named}
+    recipe = Recipe.of(args.method, options=_options(args.option), cut=choice, **given)
+    sparsity = recipe.sparsity(args.sparsity)
+    recipe.check(sparsity)
+    if args.calibration is None:
+        recipe.check_without_text(given_scores=args.scores is not None)
     _check_name(args.name)
-    repair = Repair(calibration, args.compensation, args.damping)
-    repair.check()
-    if args.scores is not None:
-        return _prune_by(args, choice, repair)
-    calibrated_scorer(args.scorer or PRESETS[args.method].scorer, settings, calibration)
     model = load_model(args.model)
     return prune_step(
-        model, open_run(args.output, model), method=args.method, sparsity=args.sparsity, calibration=calibration,
-        choice=choice, scorer=args.scorer, scorer_settings=settings, rung=args.rung, name=args.name, repair=repair,
-    )  # fmt: skip
-
-
-def _prune_by(args: argparse.Namespace, choice: Any, repair: Any) -> dict[str, Any]:
-    """Prunes by scores that are there already."""
-    from graphprune.models.load import load_model
-    from graphprune.pipeline import open_run, prune_by_step
-
-    if args.scorer is not None or args.option:
-        raise InputError("--scores are used as they are; --scorer and --option make new ones")
-    if not args.scores.is_file():
-        raise InputError(f"the scores {args.scores} are not there")
-    model = load_model(args.model)
-    return prune_by_step(
-        model, open_run(args.output, model), scores=args.scores, sparsity=args.sparsity, choice=choice,
-        rung=args.rung, name=args.name, repair=repair,
+        model, open_run(args.output, model), recipe=recipe, sparsity=sparsity, calibration=calibration,
+        scores=args.scores, method=args.method, rung=args.rung, name=args.name,
     )  # fmt: skip
 
 
@@ -383,6 +391,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
 def _show(result: dict[str, Any]) -> None:
     """A result for people: one line a fact."""
+    result = {key: value for key, value in result.items() if key not in FOR_MACHINES}
     width = max((len(key) for key in result), default=0)
     for key, value in result.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):

@@ -111,7 +111,8 @@ def _unit_values(path: Path, model: str) -> Mapping[str, torch.Tensor]:
     """
     kind = load_tensors(path)[1].get("format")
     if kind == json.dumps(mask.FORMAT):
-        return mask.Mask.load(path, model=model).keep
+        keep = mask.Mask.load(path, model=model).keep  # single weights are no nodes
+        return {name: values for name, values in keep.items() if not name.startswith(mask.WEIGHT)}
     if kind == json.dumps(scores.FORMAT):
         return scores.Scores.load(path, model=model).values
     raise FormatError(f"{path} holds no scores and is no mask")

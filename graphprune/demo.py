@@ -15,11 +15,12 @@ from graphprune.core.run import Run
 from graphprune.core.scores import Scores
 from graphprune.evaluation.masked import perplexity_of_masks
 from graphprune.evaluation.perplexity import perplexity
+from graphprune.methods import Cut, Recipe
 from graphprune.models.fetch import NAMED
 from graphprune.models.load import load_model
 from graphprune.models.model import Model
 from graphprune.pipeline import Calibration, export_step, open_run, prune_step, rank_step, score_step
-from graphprune.pruning import Cut, cut
+from graphprune.pruning import cut
 from graphprune.scorers import SCORERS
 
 SPARSITIES = (0.1, 0.2, 0.4)
@@ -81,7 +82,9 @@ def demo(
     dense, table = _compare(model, scores, rows, device, say)
     best = min(SCORERS, key=lambda scorer: table[scorer][SPARSITIES.index(0.2)])
     say(f"6. Saving the best at 20 % ({best}) as a checkpoint, loading it again, comparing logits")
-    pruned = prune_step(model, run, method=best, sparsity=0.2, calibration=source, choice=Cut(units="neuron"))
+    pruned = prune_step(
+        model, run, recipe=Recipe.of(best, cut=Cut(units="neuron")), sparsity=0.2, calibration=source, method=best
+    )
     say(f"   {pruned['checkpoint']}: {pruned['checkpoint_params']:,} parameters, rung {pruned['rung']}")
     say(f"   logits within {pruned['max_difference']:.1e} of the zeroed model; {pruned['why']}")
     _say_next(say, name, run, pruned)

@@ -3,7 +3,8 @@
 Options and paths are checked before a model is loaded or a text is read.
 """
 
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import UnionType
@@ -17,22 +18,24 @@ from graphprune.calibration.text import read_text
 from graphprune.centrality import centrality as centrality_named
 from graphprune.centrality.units import per_unit
 from graphprune.core.errors import InputError
-from graphprune.core.graph import Level, ModelGraph, Weight
+from graphprune.core.graph import MEASURED, Level, ModelGraph, Weight
 from graphprune.core.graph_store import load_graph, read_graph_manifest
 from graphprune.core.io import digest, file_digest, write_json
-from graphprune.core.mask import Mask
 from graphprune.core.run import Run
 from graphprune.core.scores import Scores
+from graphprune.core.stats import VERSION as STATS_VERSION
 from graphprune.core.stats import CalibrationStats
+from graphprune.core.units import HEAD, NEURON
 from graphprune.evaluation.evaluate import evaluate
 from graphprune.extraction.export import export, n_bytes
+from graphprune.methods import Recipe
 from graphprune.models.model import DTYPES, Model
-from graphprune.pruning import PRESETS, Cut, Preset, check_compensation, cut, kinds_of
-from graphprune.scorers import make_scorer, score, scorer_options
+from graphprune.pruning import Evidence, apply
+from graphprune.scorers import make_scorer, scorer_options
 from graphprune.scorers.inputs import Scorer
-from graphprune.solvers.sequential import Overlaid, repaired
+from graphprune.solvers.sequential import Journal, Operated
 from graphprune.surgery.checkpoint import save_pruned
-from graphprune.surgery.cut import Plan
+from graphprune.surgery.removed import removed
 
 
 class Calibration:
@@ -80,7 +83,7 @@ class Calibration:
         """
         if self.text is None:
             raise InputError("this needs calibration; give --calibration FILE")
-        path = run.stats_path(digest([model.identity, self.key()]))
+        path = run.stats_path(digest([model.identity, self.key(), STATS_VERSION]))
         if path.is_file():
             return CalibrationStats.load(path, site_sizes(model), model.identity)
         if not model.is_perceptron:
@@ -90,6 +93,17 @@ class Calibration:
         stats.save(path)
         return stats
 
+    def evidence(self, model: Model, run: Run) -> Evidence:
+        """All of it, each part read or measured when it is first asked for; statistics are kept in the run folder."""
+        return Evidence(
+            model,
+            None if self.text is None or model.is_perceptron else lambda: self.rows(model),
+            None if self.text is None else lambda: self.stats(model, run),
+            lambda: run_graph(run),
+            dtype=dtype_of(self.options["dtype"]),
+            device=self.device,
+        )
+
 
 def calibrated_scorer(name: str, options: Mapping[str, Any], calibration: Calibration) -> Scorer:
     """A scorer by name, once it is certain that it has all it needs.
@@ -98,7 +112,7 @@ def calibrated_scorer(name: str, options: Mapping[str, Any], calibration: Calibr
         InputError: an unknown scorer or option, or no calibration text where one is needed.
     """
     scorer = make_scorer(name, **options)
-    if scorer.needs_stats and calibration.text is None:
+    if (scorer.needs_stats or scorer.needs_gradients) and calibration.text is None:
         raise InputError(f"the scorer {name} needs calibration; give --calibration FILE")
     return scorer
 
@@ -129,15 +143,15 @@ def export_step(
     model: Model, run: Run, *, level: Level = "channel", weight: Weight = "magnitude", calibration: Calibration
 ) -> dict[str, Any]:
     """Writes the model's graph to ``RUN/graph``."""
-    needs = calibration.key() if weight == "activation" else None
-    if weight == "activation" and needs is None:
-        raise InputError("edge weights by activation need calibration; give --calibration FILE")
+    needs = calibration.key() if weight in MEASURED else None
+    if weight in MEASURED and needs is None:
+        raise InputError(f"edge weights by {weight} need calibration; give --calibration FILE")
     options = {"level": level, "weight": weight, "calibration": needs}
     inputs = digest([model.identity, options])
     if (found := run.finished("export", inputs)) is not None:
         return found | {"found": True}
     with run.recording("export", inputs, options) as record:
-        stats = calibration.stats(model, run) if weight == "activation" else None
+        stats = calibration.stats(model, run) if weight in MEASURED else None
         graph = export(model, level=level, weight=weight, stats=stats, folder=run.graph_folder, inputs=inputs)
         record.outputs.append(run.graph_folder / "manifest.json")
         record.result.update(
@@ -145,42 +159,6 @@ def export_step(
             level=level, weight=weight,
         )  # fmt: skip
     return record.result
-
-
-@dataclass(frozen=True)
-class Repair:
-    """How the survivors of a cut make up for what goes.
-
-    Attributes:
-        calibration: the text to repair with.
-        compensation: `none`, or `obs` (least squares).
-        damping: of the Hessians, as a share of their mean diagonal.
-    """
-
-    calibration: Calibration
-    compensation: str = "none"
-    damping: float = 0.01
-
-    def check(self) -> None:
-        """Checks all that can be checked without a model.
-
-        Raises:
-            InputError: an option is unknown or out of range, or there is no text to repair with.
-        """
-        check_compensation(self.compensation, self.damping)
-        if self.compensation != "none" and self.calibration.text is None:
-            raise InputError(f"the compensation {self.compensation} needs calibration; give --calibration FILE")
-
-    def key(self) -> object:
-        return None if self.compensation == "none" else [self.compensation, self.damping, self.calibration.key()]
-
-    def of(self, model: Model, mask: Mask) -> Model:
-        """The model with its readers of removed units repaired."""
-        if self.compensation == "none":
-            return model
-        options = {"dtype": dtype_of(self.calibration.options["dtype"]), "device": self.calibration.device}
-        weights = repaired(model, mask, self.calibration.rows(model), damping=self.damping, **options)
-        return replace(model, parameters=Overlaid(model.parameters, weights))
 
 
 @dataclass(frozen=True)
@@ -329,20 +307,27 @@ def score_step(
     **options: Any,
 ) -> tuple[Scores, dict[str, Any]]:
     """Scores of every unit to ``RUN/scores``."""
-    chosen = calibrated_scorer(scorer, options, calibration)
-    needs = calibration.key() if chosen.needs_stats else None
-    label = name or scorer
-    settings = scorer_options(chosen)
-    inputs = digest([model.identity, scorer, settings, needs])
+    return _score(model, run, calibrated_scorer(scorer, options, calibration), calibration, name)
+
+
+def _score(
+    model: Model, run: Run, scorer: Scorer, calibration: Calibration, name: str | None = None
+) -> tuple[Scores, dict[str, Any]]:
+    needs = calibration.key() if scorer.needs_stats or scorer.needs_gradients else None
+    label = name or scorer.name
+    settings = scorer_options(scorer)
+    inputs = digest([model.identity, scorer.name, settings, needs])
     path = run.scores_path(label)
     if (found := run.finished(f"score {label}", inputs)) is not None:
         return Scores.load(path, model.units, model.identity), found | {"found": True}
-    stats = calibration.stats(model, run) if chosen.needs_stats else None
+    evidence = calibration.evidence(model, run)
+    if scorer.needs_stats:
+        evidence.stats  # noqa: B018 - an artefact of its own, kept although scoring may fail
     with run.recording(f"score {label}", inputs, settings) as record:
-        scores = score(model, chosen, stats=stats, graph=run_graph(run))
+        scores = evidence.scores(scorer)
         scores.save(path)
         record.outputs.append(path)
-        record.result.update(scorer=scorer, options=settings, scores=str(path), units=list(scores.kinds))
+        record.result.update(scorer=scorer.name, options=settings, scores=str(path), units=list(scores.kinds))
     return scores, record.result
 
 
@@ -350,122 +335,80 @@ def prune_step(
     model: Model,
     run: Run,
     *,
-    method: str,
+    recipe: Recipe,
     sparsity: float,
     calibration: Calibration,
-    choice: Cut,
-    scorer: str | None = None,
-    scorer_settings: dict[str, Any] | None = None,
+    scores: Path | None = None,
+    method: str | None = None,
     rung: str = "auto",
     name: str | None = None,
-    repair: Repair | None = None,
 ) -> dict[str, Any]:
-    """A mask to ``RUN/masks`` and a checkpoint to ``RUN/models``, loaded again and compared."""
-    if method not in PRESETS:
-        raise InputError(f"no method is named {method!r}; there are {', '.join(PRESETS)}")
-    preset = PRESETS[method]
-    choice = choice.with_defaults(preset)
-    choice.check(sparsity)
-    label = name or f"{method}-{sparsity:g}"
-    chosen = calibrated_scorer(scorer or preset.scorer, scorer_settings or {}, calibration)
-    key = [model.identity, chosen.name, scorer_options(chosen), calibration.key() if chosen.needs_stats else None]
+    """A mask to ``RUN/masks`` and a checkpoint to ``RUN/models``, loaded again and compared.
 
-    def scores() -> Scores:
-        return score_step(model, run, scorer=chosen.name, calibration=calibration, **scorer_options(chosen))[0]
-
-    return _cut_step(model, run, method, chosen.name, key, scores, sparsity, choice, rung, label, repair)
-
-
-def prune_by_step(
-    model: Model,
-    run: Run,
-    *,
-    scores: Path,
-    sparsity: float,
-    choice: Cut,
-    rung: str = "auto",
-    name: str | None = None,
-    repair: Repair | None = None,
-) -> dict[str, Any]:
-    """As `prune_step`, by scores that are there already: a centrality's, or somebody else's.
+    Args:
+        model: the dense model.
+        run: its run folder.
+        recipe: how it is pruned.
+        sparsity: the fraction removed.
+        calibration: the text, and how much of it.
+        scores: a file to go by, a centrality's or somebody else's, instead of the recipe's scorer.
+        method: what the recipe is called.
+        rung: shape of the checkpoint.
+        name: of mask and checkpoint.
 
     Raises:
-        InputError: the file is not there, or has no scores of units that can be removed.
-        FormatError: it is damaged, or of another model.
+        InputError: an option is unknown or something that is needed is missing.
+        FormatError: the scores are damaged, or of another model.
     """
-    given = Scores.load(scores, model.units, model.identity)
-    if not {"head", "neuron"} & set(given.kinds):
-        raise InputError(f"{scores} scores no heads and no neurons; rank a graph of channels or units")
-    choice = choice.with_defaults(Preset(given.method))
-    choice.check(sparsity)
-    label = name or f"{scores.stem}-{sparsity:g}"
-    key = [model.identity, "scores", file_digest(scores)]
-    return _cut_step(model, run, given.method, given.method, key, lambda: given, sparsity, choice, rung, label, repair)
-
-
-def _cut_step(
-    model: Model,
-    run: Run,
-    method: str,
-    scorer: str,
-    key: list[Any],
-    scored: Callable[[], Scores],
-    sparsity: float,
-    choice: Cut,
-    rung: str,
-    label: str,
-    repair: Repair | None,
-) -> dict[str, Any]:
-    """Scores to mask to checkpoint, unless that has been done."""
-    compensation = "none" if repair is None else repair.compensation
-    if repair is not None:
-        repair.check()
-    inputs = digest([*key, sparsity, asdict(choice), rung, *([repair.key()] if repair and repair.key() else [])])
+    recipe.check(sparsity)
+    if calibration.text is None:
+        recipe.check_without_text(given_scores=scores is not None)
+    given = None if scores is None else _read_scores(scores, model)
+    method = method or (recipe.scorer if given is None else given.method)
+    label = name or f"{method if scores is None else scores.stem}-{sparsity:g}"
+    key = [model.identity, asdict(recipe), sparsity, calibration.key(), None if scores is None else file_digest(scores)]
+    inputs = digest([*key, rung])
     if (found := run.finished(f"prune {label}", inputs)) is not None:
         return found | {"found": True}
-    with run.recording(f"prune {label}", inputs, {"sparsity": sparsity, **asdict(choice), "rung": rung}) as record:
-        scores = scored()
-        mask = cut(model, scores, sparsity, choice)
-        source = model if repair is None else repair.of(model, mask)
-        saved = save_pruned(source, mask, run.model_folder(label), rung=rung)
-        mask.save(run.mask_path(label))
+    journal = run.journal_folder(digest(key))
+    with run.recording(f"prune {label}", inputs, {"sparsity": sparsity, **asdict(recipe), "rung": rung}) as record:
+        evidence = replace(
+            calibration.evidence(model, run), scored=lambda scorer: _score(model, run, scorer, calibration)[0]
+        )
+        cutting = apply(recipe, sparsity, evidence, given=given, journal=Journal(journal))
+        saved = save_pruned(cutting.model, cutting.mask, run.model_folder(label), rung=rung)
+        cutting.mask.save(run.mask_path(label))
         record.outputs += [run.mask_path(label), saved.folder]
-        record.result.update(method=method, scorer=scorer, allocation=choice.allocation, compensation=compensation)
-        record.result.update(removed(model, mask, kinds_of(choice, scores)))
+        record.result.update(
+            method=method, scorer=recipe.scorer if given is None else given.method, allocation=recipe.cut.allocation,
+            compensation=recipe.compensation, pattern=recipe.pattern,
+        )  # fmt: skip
+        record.result.update(removed(model, cutting.mask, cutting.kinds))
         record.result.update(
             mask=str(run.mask_path(label)), checkpoint=str(saved.folder), rung=saved.rung, why=saved.why,
             checkpoint_params=saved.n_parameters, checkpoint_bytes=saved.n_bytes, max_difference=saved.max_difference,
         )  # fmt: skip
+        if cutting.operated is not None:
+            record.result.update(_report(cutting.operated))
+    shutil.rmtree(journal, ignore_errors=True)
     return record.result
 
 
-def removed(model: Model, mask: Mask, kinds: tuple[str, ...]) -> dict[str, Any]:
-    """How much a mask removes: of the prunable parameters (those of the kinds pruned) and of all.
-
-    ``sparsity`` and ``prunable_params_removed`` are the same fraction; ``params_removed`` is of the whole model.
-    """
-    owned = model.units.prunable_parameters(*kinds, *(("kv_head",) if "head" in kinds else ()))
-    if model.is_perceptron:  # a weight between two hidden layers belongs to a neuron of each, and counts once
-        owned = sum(_numel(model, name) for name in {own.parameter for group in model.units for own in group.owns})
-    count = model.n_parameters - Plan.of(mask, model.units).n_parameters_left(model.shapes)
-    units = {
-        kind: sum(int((~mask.keep[g.name]).sum()) for g in model.units.of_kind(kind)) for kind in model.units.kinds
-    }
-    return {
-        "sparsity": count / max(owned, 1),
-        "prunable_params_removed": count / max(owned, 1),
-        "params_removed": count / model.n_parameters,
-        "n_params_removed": count,
-        "n_prunable_params": owned,
-        "units_removed": units,
-    }
+def _read_scores(path: Path, model: Model) -> Scores:
+    if not path.is_file():
+        raise InputError(f"the scores {path} are not there")
+    given = Scores.load(path, model.units, model.identity)
+    if not {HEAD, NEURON} & set(given.kinds):
+        raise InputError(f"{path} scores no heads and no neurons; rank a graph of channels or units")
+    return given
 
 
-def _numel(model: Model, name: str) -> int:
-    total = 1
-    for size in model.shapes[name]:
-        total *= size
-    return total
+def _report(operated: Operated) -> dict[str, Any]:
+    """What the engine says: tokens, where the time went, the relative squared error of every layer it changed."""
+    seconds = {name: round(value, 3) for name, value in operated.seconds.items()}
+    errors = {site: float(f"{error:.6g}") for site, error in operated.errors.items()}
+    mean = sum(errors.values()) / max(len(errors), 1)
+    return {"calibrated": operated.tokens, "engine_seconds": seconds, "output_error": mean, "output_errors": errors}
 
 
 def evaluate_step(

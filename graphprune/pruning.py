@@ -1,89 +1,150 @@
-"""A point in the product of scorer, allocation and compensation, applied to a model."""
+"""A recipe applied to a model: score, allocate, take the surgeon through the blocks, cut."""
 
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
+from jaxtyping import Int
 
-from graphprune.allocation import ALLOCATIONS, Target, allocate
-from graphprune.calibration.forward import calibration_rows
+from graphprune.allocation import Normalise, allocate
+from graphprune.allocation.schedule import counts_of_weights
+from graphprune.calibration.forward import calibrate, calibration_rows
+from graphprune.calibration.gradient import gradients
+from graphprune.calibration.sensitivity import Sensitivity, sensitivities
 from graphprune.core.errors import InputError
-from graphprune.core.mask import Mask
+from graphprune.core.graph import ModelGraph
+from graphprune.core.mask import WEIGHT, Mask
 from graphprune.core.scores import Scores
+from graphprune.core.stats import CalibrationStats
 from graphprune.core.units import HEAD, NEURON
 from graphprune.masks.items import Budget, HeadMode, prunable, removable
-from graphprune.masks.select import select
+from graphprune.masks.select import select, warn_of_depth
+from graphprune.methods import BY_CURVES, BY_GRAPH, OBS, Cut, Recipe, Statistics, Units
+from graphprune.models.bias import biased
 from graphprune.models.model import Model
-from graphprune.scorers import SCORERS
-from graphprune.solvers.sequential import Overlaid, repaired
+from graphprune.scorers import make_scorer, score
+from graphprune.scorers.inputs import Scorer, WeightScorer
+from graphprune.solvers.curves import error_curves, priced
+from graphprune.solvers.obs import HeadError
+from graphprune.solvers.sequential import Journal, Operated, Overlaid, Surgeon, operate
+from graphprune.solvers.units import ByElimination, ByScore, Chooser, Compensation, Decided, UnitSurgeon
+from graphprune.solvers.weights import WeightSurgeon
+from graphprune.surgery.removed import linear_weights
 from graphprune.surgery.shape import shape_of
 
-Units = Literal["all", "neuron", "head"]
-Compensation = Literal["none", "obs"]
-COMPENSATIONS: tuple[Compensation, ...] = ("none", "obs")
+CREDIT_TOKENS = 4096
 
 
-@dataclass(frozen=True)
-class Preset:
-    """A named method: what decides, how it is spread over layers, how survivors make up for it."""
-
-    scorer: str
-    allocation: str = "uniform"
-
-
-PRESETS: dict[str, Preset] = {name: Preset(name) for name in SCORERS}
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How scores become a mask.
+@dataclass
+class Evidence:
+    """What calibration tells of a model; each part is found when it is first asked for.
 
     Attributes:
-        allocation: `uniform`, `global`, or None for the method's own.
-        units: what may go: `neuron`, `head`, or `all` kinds that have scores.
-        head_mode: heads go as whole key/value groups (`group`) or one from every group (`balanced`).
-        floor: pieces that stay in every layer; 0 allows an empty layer.
-        round_to: widths that stay are a multiple of this.
-        normalise: of `global`: `layer` or `none`.
-        budget: what is counted: `parameters`, `units`, or None for parameters of a decoder and units of a perceptron
-            (where a weight belongs to two neurons).
+        model: the dense model.
+        windows: gives the calibration windows; None if there is no text.
+        measured: gives the statistics of the dense model.
+        exported: gives a graph that has been exported before, if there is one.
+        scored: gives what a scorer says of the dense model, if that is kept somewhere.
+        dtype: of the forward passes.
+        device: of the forward passes.
     """
 
-    allocation: str | None = None
-    units: Units = "all"
-    head_mode: HeadMode = "group"
-    floor: int = 1
-    round_to: int = 1
-    normalise: Literal["layer", "none"] = "layer"
-    budget: Budget | None = None
+    model: Model
+    windows: Callable[[], torch.Tensor] | None = None
+    measured: Callable[[], CalibrationStats] | None = None
+    exported: Callable[[], ModelGraph | None] = field(default=lambda: None)
+    scored: Callable[[Scorer], Scores] | None = None
+    dtype: torch.dtype | None = None
+    device: str = "cpu"
 
-    def with_defaults(self, preset: Preset) -> "Cut":
-        return self if self.allocation is not None else replace(self, allocation=preset.allocation)
+    @classmethod
+    def of_text(
+        cls,
+        model: Model,
+        text: str | Path | torch.Tensor | None,
+        *,
+        n_samples: int = 32,
+        seq_len: int = 512,
+        seed: int = 0,
+        dtype: torch.dtype | None = None,
+        device: str = "cpu",
+    ) -> "Evidence":
+        """From a text, its path, or token ids; see `calibrate`."""
+        if text is None:
+            return cls(model, dtype=dtype, device=device)
+        draw: dict[str, Any] = {"n_samples": n_samples, "seq_len": seq_len, "seed": seed}
+        windows = None if model.is_perceptron else partial(calibration_rows, model, text, **draw)
+        measured = partial(calibrate, model, text, dtype=dtype, device=device, **draw)
+        return cls(model, windows, measured, dtype=dtype, device=device)
 
-    def check(self, sparsity: float) -> None:
-        """Checks everything that can be checked without a model.
+    @cached_property
+    def rows(self) -> Int[torch.Tensor, "windows seq_len"]:
+        """The calibration windows.
 
         Raises:
-            InputError: an option is unknown or out of range.
+            InputError: there is no text, or the model is a perceptron.
         """
-        if self.allocation is not None and self.allocation not in ALLOCATIONS:
-            raise InputError(f"no allocation is named {self.allocation!r}; there are {', '.join(ALLOCATIONS)}")
-        if self.units not in {"all", "neuron", "head"}:
-            raise InputError(f"units are all, neuron or head, not {self.units!r}")
-        if self.floor < 0:
-            raise InputError(f"the floor is at least 0, not {self.floor}")
-        Target(sparsity, 1, self.normalise, self.round_to)
+        if self.windows is None:
+            self.model.decoder  # noqa: B018 - says what a perceptron can't do
+            raise InputError("this needs calibration; give --calibration FILE")
+        return self.windows()
+
+    @cached_property
+    def stats(self) -> CalibrationStats | None:
+        return None if self.measured is None else self.measured()
+
+    @cached_property
+    def gradients(self) -> dict[str, torch.Tensor]:
+        return gradients(self.model, self.rows, dtype=self.dtype, device=self.device)
+
+    @cached_property
+    def credit(self) -> Sensitivity:
+        """What the prediction feels of an error in each channel that heads and neurons write to."""
+        return sensitivities(
+            self.model, self.rows[: max(1, CREDIT_TOKENS // self.rows.shape[1])], dtype=self.dtype, device=self.device
+        )
+
+    def scores(self, scorer: Scorer) -> Scores:
+        """What a scorer says of the dense model.
+
+        Raises:
+            InputError: it needs calibration and there is none.
+        """
+        if self.scored is not None:
+            return self.scored(scorer)
+        return score(
+            self.model,
+            scorer,
+            stats=self.stats if scorer.needs_stats else None,
+            graph=self.exported(),
+            gradients=self.gradients if scorer.needs_gradients else None,
+        )
 
 
-def kinds_of(choice: Cut, scores: Scores) -> tuple[str, ...]:
-    """The kinds of unit that a cut may remove."""
-    if choice.units != "all":
-        return (choice.units,)
-    return tuple(kind for kind in (HEAD, NEURON) if kind in scores.kinds)
+@dataclass(frozen=True)
+class Cutting:
+    """What goes, and what has become of the rest.
+
+    Attributes:
+        mask: what stays.
+        model: the dense model with the parameters that have changed, and with biases where these were added.
+        kinds: of unit that could go; empty where single weights go.
+        operated: what the sequential engine reports, if it ran.
+    """
+
+    mask: Mask
+    model: Model
+    kinds: tuple[str, ...] = ()
+    operated: Operated | None = None
 
 
-def cut(model: Model, scores: Scores, sparsity: float, choice: Cut | None = None) -> Mask:
+def cut(
+    model: Model, scores: Scores, sparsity: float, choice: Cut | None = None, *, credit: Scores | None = None
+) -> Mask:
     """The mask that removes a fraction of a model's prunable parameters, lowest scores first.
 
     Args:
@@ -91,6 +152,7 @@ def cut(model: Model, scores: Scores, sparsity: float, choice: Cut | None = None
         scores: of its units; higher = keep.
         sparsity: fraction removed of the parameters (or units) of the kinds that are pruned.
         choice: how.
+        credit: what the allocation `graph` goes by.
 
     Raises:
         InputError: an option is unknown, or the scores don't cover the units.
@@ -98,34 +160,214 @@ def cut(model: Model, scores: Scores, sparsity: float, choice: Cut | None = None
     """
     choice = choice or Cut()
     choice.check(sparsity)
-    kinds = kinds_of(choice, scores)
-    if HEAD in kinds and not model.units.of_kind(HEAD):
-        raise InputError(f"{model.name} has no attention heads")
-    budget: Budget = choice.budget or ("units" if model.is_perceptron else "parameters")
-    pieces = removable(
-        scores, model.units, kinds, head_mode=choice.head_mode, floor=choice.floor, budget=budget
-    )  # fmt: skip
-    target = Target(sparsity, prunable(model.units, kinds, budget), choice.normalise, choice.round_to)
-    allocation = allocate(choice.allocation or "uniform", pieces, target)
+    kinds = kinds_of(choice, scores.kinds)
+    mask = _selected(model, scores, counts(model, sparsity, choice, kinds, scores, credit), choice, kinds)
     options = {
         "scorer": dict(scores.options),
         "sparsity": sparsity,
         "units": list(kinds),
-        "allocation": allocation.name,
+        "allocation": choice.allocation or "uniform",
     }
-    return select(pieces, allocation.remove, model.units, method=scores.method, options=options, model=model.identity)
+    warn_of_depth(mask, tuple(group.name for group in model.units.of_kind(*kinds)))
+    return replace(mask, method=scores.method, options=options, model=model.identity)
 
 
-def check_compensation(compensation: str, damping: float) -> None:
-    """Checks how survivors shall make up for what goes.
+def _selected(model: Model, scores: Scores, remove: Mapping[str, int], choice: Cut, kinds: tuple[str, ...]) -> Mask:
+    pieces = removable(scores, model.units, kinds, head_mode=choice.head_mode, floor=choice.floor)
+    return select(pieces, remove, model.units)
+
+
+def kinds_of(choice: Cut, there_are: tuple[str, ...]) -> tuple[str, ...]:
+    """The kinds of unit that a cut may remove."""
+    if choice.units != "all":
+        return (choice.units,)
+    return tuple(kind for kind in (HEAD, NEURON) if kind in there_are)
+
+
+def budget_of(model: Model, choice: Cut) -> Budget:
+    return choice.budget or ("units" if model.is_perceptron else "parameters")
+
+
+def counts(
+    model: Model,
+    sparsity: float,
+    choice: Cut,
+    kinds: tuple[str, ...],
+    scores: Scores | None = None,
+    credit: Scores | None = None,
+) -> Mapping[str, int]:
+    """How many pieces of every group go.
 
     Raises:
-        InputError: it is unknown, or the damping is negative.
+        InputError: the allocation needs scores, or the model has no unit of a kind.
+        InfeasibleError: the floors don't allow that much; the nearest sparsity is named.
     """
-    if compensation not in COMPENSATIONS:
-        raise InputError(f"no compensation is named {compensation!r}; there are {', '.join(COMPENSATIONS)}")
-    if not 0 <= damping < float("inf"):
-        raise InputError(f"damping is a share of the mean diagonal, at least 0, not {damping:g}")
+    if HEAD in kinds and not model.units.of_kind(HEAD):
+        raise InputError(f"{model.name} has no attention heads")
+    by, allocation = scores, choice.allocation or "uniform"
+    if allocation == BY_GRAPH:
+        by, allocation, choice = credit, "global", replace(choice, normalise="none")
+    if allocation == "global" and by is None:
+        raise InputError(f"the allocation {choice.allocation} needs scores of all layers at once")
+    budget = budget_of(model, choice)
+    pieces = removable(by, model.units, kinds, head_mode=choice.head_mode, floor=choice.floor, budget=budget)
+    return allocate(allocation, pieces, choice.target(sparsity, prunable(model.units, kinds, budget))).remove
+
+
+def apply(
+    recipe: Recipe, sparsity: float, evidence: Evidence, *, given: Scores | None = None, journal: Journal | None = None
+) -> Cutting:
+    """Prunes by a recipe.
+
+    The sequential engine runs where there is a text to calibrate on; without one the scores alone decide, which does
+    for scorers that need none.
+
+    Args:
+        recipe: how.
+        sparsity: the fraction removed.
+        evidence: the model and what is known of it.
+        given: scores to go by, instead of the recipe's scorer.
+        journal: where finished blocks are noted, and found again.
+
+    Raises:
+        InputError: an option is unknown, or something that is needed is missing.
+        InfeasibleError: the floors don't allow that much; the nearest sparsity is named.
+    """
+    recipe.check(sparsity)
+    if recipe.of_weights:
+        return _apply_to_weights(recipe, sparsity, evidence, journal)
+    model = evidence.model
+    operand = biased(model) if recipe.compensation == "bias" else model
+    chooser, kinds = _chooser(recipe, sparsity, evidence, given, journal)
+    if isinstance(chooser, Decided) and recipe.compensation == "none" and evidence.windows is None:
+        return Cutting(_mask(recipe, sparsity, model, chooser.keep, given), model, kinds)
+    if OBS in {recipe.scorer, recipe.compensation}:
+        _warn_of_few_tokens(evidence, recipe.damping)
+    surgeon = UnitSurgeon(operand, chooser, recipe.compensation, recipe.damping)
+    operated, changed = _through_the_blocks(operand, surgeon, evidence, journal)
+    return Cutting(_mask(recipe, sparsity, model, operated.keep, given), changed, kinds, operated)
+
+
+def _chooser(
+    recipe: Recipe, sparsity: float, evidence: Evidence, given: Scores | None, journal: Journal | None
+) -> tuple[Chooser, tuple[str, ...]]:
+    """Who decides which units of which kinds go: scores, scores to be made on the way, or the elimination itself."""
+    model, choice = evidence.model, recipe.cut
+    scorer = None if recipe.scorer == OBS or given is not None else make_scorer(recipe.scorer, **recipe.options)
+    on_the_way = recipe.statistics == "pruned" and choice.allocation != "global" and evidence.windows is not None
+    if scorer is not None and not (scorer.is_local and on_the_way):
+        given = evidence.scores(scorer)
+    kinds = kinds_of(choice, model.units.kinds if given is None else given.kinds)
+    remove = _counts(recipe, sparsity, evidence, kinds, given, journal)
+    if given is not None:
+        return Decided(_selected(model, given, remove, choice, kinds).keep), kinds
+    if scorer is not None:
+        return ByScore(model, scorer, remove, choice.head_mode), kinds
+    eliminated = _elimination(recipe, model, remove)
+    if choice.allocation == BY_CURVES:
+        eliminated = replace(eliminated, credit=evidence.credit)
+    return eliminated, kinds
+
+
+def _elimination(recipe: Recipe, model: Model, remove: Mapping[str, int]) -> ByElimination:
+    return ByElimination(
+        model, remove, recipe.cut.head_mode, recipe.head_error, recipe.group_start, recipe.group_floor
+    )  # fmt: skip
+
+
+def _counts(
+    recipe: Recipe,
+    sparsity: float,
+    evidence: Evidence,
+    kinds: tuple[str, ...],
+    scores: Scores | None,
+    journal: Journal | None,
+) -> Mapping[str, int]:
+    """How many pieces of every group go, by scores, by credit on the graph, or by error curves."""
+    model, choice = evidence.model, recipe.cut
+    if choice.allocation == BY_GRAPH:
+        return counts(model, sparsity, choice, kinds, None, evidence.scores(make_scorer("credit")))
+    if choice.allocation == "global" and scores is None:  # second-order errors, compared as the layers' scores are
+        credit, normalise = None, choice.normalise
+    elif choice.allocation == BY_CURVES:
+        credit, normalise = evidence.credit, "none"
+    else:
+        return counts(model, sparsity, choice, kinds, scores)
+    most = 1 - (1 - sparsity) / 3  # no layer keeps less than a third of what they keep on average
+    chooser = replace(_elimination(recipe, model, {}), credit=credit, curves_to=most)
+    notes = None if journal is None or journal.folder is None else Journal(journal.folder / "curves")
+    curves = error_curves(
+        model, evidence.rows, chooser, damping=recipe.damping, dtype=evidence.dtype, device=evidence.device,
+        journal=notes,
+    )  # fmt: skip
+    budget = budget_of(model, choice)
+    pieces = priced(removable(None, model.units, kinds, head_mode=choice.head_mode, floor=choice.floor), curves)
+    target = replace(choice, normalise=normalise).target(sparsity, prunable(model.units, kinds, budget))
+    return allocate("global", pieces, target).remove
+
+
+def _apply_to_weights(recipe: Recipe, sparsity: float, evidence: Evidence, journal: Journal | None) -> Cutting:
+    model, pattern = evidence.model, recipe.n_of_m
+    names = linear_weights(model)
+    if pattern is not None:
+        for name in names:
+            pattern.check(model.shapes[name][1], name)
+    scorer: WeightScorer | None = None
+    found: Mapping[str, torch.Tensor] | None = None
+    if recipe.scorer != OBS:
+        made = make_scorer(recipe.scorer, **recipe.options)
+        if not isinstance(made, WeightScorer):
+            raise InputError(f"the scorer {recipe.scorer} scores units, not single weights")
+        scorer, found = made, evidence.gradients if made.needs_gradients else None
+    if OBS in {recipe.scorer, recipe.compensation}:
+        _warn_of_few_tokens(evidence, recipe.damping)
+    remove = pattern or counts_of_weights(
+        recipe.cut.allocation or "uniform", {name: model.shapes[name] for name in names}, recipe.cut.target(sparsity, 1)
+    )
+    surgeon = WeightSurgeon(model, scorer, remove, recipe.compensation, recipe.damping, found)
+    if evidence.windows is None and scorer is not None and recipe.compensation == "none":
+        keep = {f"{WEIGHT}{name}": surgeon.by_score(name, model.parameters[name]) for name in names}
+        return Cutting(_mask(recipe, sparsity, model, keep, None), model)
+    operated, changed = _through_the_blocks(model, surgeon, evidence, journal)
+    return Cutting(_mask(recipe, sparsity, changed, operated.keep, None), changed, operated=operated)
+
+
+def _through_the_blocks(
+    model: Model, surgeon: Surgeon, evidence: Evidence, journal: Journal | None
+) -> tuple[Operated, Model]:
+    operated = operate(
+        model, evidence.rows, surgeon, dtype=evidence.dtype, device=evidence.device, journal=journal
+    )  # fmt: skip
+    return operated, replace(model, parameters=Overlaid(model.parameters, operated.parameters))
+
+
+def _mask(
+    recipe: Recipe, sparsity: float, model: Model, keep: Mapping[str, torch.Tensor], given: Scores | None
+) -> Mask:
+    """A whole mask of what was decided."""
+    options = {
+        "scorer": dict(recipe.options if given is None else given.options),
+        "sparsity": sparsity,
+        "allocation": recipe.cut.allocation,
+        "compensation": recipe.compensation,
+        "pattern": recipe.pattern,
+    }
+    method = recipe.scorer if given is None else given.method
+    mask = Mask({**Mask.full(model.units).keep, **keep}, method, options, model.identity)
+    mask.check_legal(model.units)
+    warn_of_depth(mask, tuple(name for name in keep if name in model.units))
+    return mask
+
+
+def _warn_of_few_tokens(evidence: Evidence, damping: float) -> None:
+    units, n_tokens = evidence.model.units, evidence.rows.numel()
+    widest = max((group.size * group.width for group in units.of_kind(HEAD, NEURON)), default=0)
+    if n_tokens < widest:
+        warnings.warn(
+            f"{n_tokens:,} calibration tokens for layers of up to {widest:,} columns: the repair fits the text "
+            f"more than the model; calibrate on more, or raise the damping ({damping:g})",
+            stacklevel=1,
+        )
 
 
 @dataclass(frozen=True)
@@ -136,63 +378,101 @@ class Pruned:
         model: the smaller model (layers padded to a common width where a configuration has only one).
         mask: what stays of the dense one.
         rung: `uniform`, `padded`, `masked` or `excised`.
+        operated: what the sequential engine reports, if it ran.
     """
 
     model: Model
     mask: Mask
     rung: str
+    operated: Operated | None = None
 
 
 def prune(
     model: Model,
-    scores: Scores,
-    sparsity: float,
+    by: Scores | str,
+    sparsity: float | None = None,
     *,
-    allocation: str = "uniform",
+    scorer: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    allocation: str | None = None,
+    compensation: Compensation | None = None,
+    pattern: str | None = None,
     units: Units = "all",
     head_mode: HeadMode = "group",
     floor: int = 1,
     round_to: int = 1,
-    normalise: Literal["layer", "none"] = "layer",
-    rung: str = "auto",
-    compensation: Compensation = "none",
-    calibration: Path | str | torch.Tensor | None = None,
+    normalise: Normalise | None = None,
+    first: float = 0.0625,
+    statistics: Statistics | None = None,
     damping: float = 0.01,
+    head_error: HeadError = "grouped",
+    group_start: int | None = None,
+    group_floor: int | None = None,
+    rung: str = "auto",
+    calibration: Path | str | torch.Tensor | None = None,
+    n_samples: int = 32,
+    seq_len: int = 512,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
 ) -> Pruned:
-    """A smaller model without the units that score lowest.
+    """A smaller model without the units (or single weights) that matter least.
 
     Args:
         model: the dense model; it stays as it is.
-        scores: of its units; higher = keep (see `graphprune.score`).
-        sparsity: fraction removed of the prunable parameters in the decoder blocks.
-        allocation: `uniform` (every layer alike) or `global` (one threshold).
+        by: a method's name (`PRESETS`), or scores of its units; higher = keep (see `graphprune.score`).
+        sparsity: fraction removed of the prunable parameters in the decoder blocks; a pattern like `2:4` says it.
+        scorer: instead of the method's own.
+        options: of the scorer.
+        allocation: `uniform` (every layer alike), `log` or `linear` (later layers lose more), `global` (one threshold),
+            `graph` (one threshold on the credit of the whole graph).
+        compensation: `none`; `obs`: what stays of the layers that read removed units is refitted by least squares;
+            `bias`: the mean of what goes becomes a bias.
+        pattern: `units`, `unstructured`, or `N:M` (N of every M neighbouring weights stay).
         units: `neuron`, `head`, or `all` kinds that have scores.
         head_mode: heads go as whole key/value groups (`group`) or one from every group (`balanced`).
         floor: neurons, and head groups, that stay in every layer.
         round_to: widths that stay are a multiple of this.
-        normalise: of `global`: compare scores per `layer`, or raw (`none`).
+        normalise: of `global`: scores are compared per `layer`, as `standard` deviations, or raw (`none`).
+        first: of `log` and `linear`: the largest share that the first layer loses.
+        statistics: of the `pruned` blocks before, or of the `dense` model.
+        damping: of the Hessians, as a share of their mean diagonal.
+        head_error: of a head under second-order errors: `grouped` or `exact`.
+        group_start: how many neurons go at a time under second-order errors, at first; None scales with the width.
+        group_floor: and at last.
         rung: shape of the result: `auto`, `uniform`, `padded` or `masked`.
-        compensation: `none`, or `obs`: what stays of the layers that read removed units is refitted by least squares.
-        calibration: a text, its path, or token ids, to repair with (see `graphprune.calibrate`).
-        damping: of the Hessians of the repair, as a share of their mean diagonal.
+        calibration: a text, its path, or token ids (see `graphprune.calibrate`).
+        n_samples: windows drawn from a text.
+        seq_len: tokens a window.
+        seed: of the draw.
+        dtype: of the forward passes; the checkpoint's own by default.
+        device: of the forward passes.
 
     Raises:
         InputError: an option is unknown, or the scores don't cover the units.
         InfeasibleError: the floors don't allow that much; the nearest sparsity is named.
     """
-    choice = Cut(allocation, units, head_mode, floor, round_to, normalise)
-    check_compensation(compensation, damping)
-    if compensation == "obs" and calibration is None:
-        raise InputError("compensation needs calibration: a text, its path, or token ids")
-    mask = cut(model, scores, sparsity, choice)
-    shape = shape_of(model, mask, rung)
-    weights = model.parameters
-    if compensation == "obs" and calibration is not None:
-        weights = Overlaid(weights, repaired(model, mask, calibration_rows(model, calibration), damping=damping))
-    parameters = {name: shape.parameter(name, weights[name]) for name in weights}
+    choice = Cut(allocation, units, head_mode, floor, round_to, normalise, first=first)
+    given = None if isinstance(by, str) else by
+    recipe = Recipe.of(
+        by if isinstance(by, str) else None, scorer=scorer, options=options, cut=choice, compensation=compensation,
+        pattern=pattern, statistics=statistics, damping=damping, head_error=head_error, group_start=group_start,
+        group_floor=group_floor,
+    )  # fmt: skip
+    amount = recipe.sparsity(sparsity)
+    recipe.check(amount)
+    if calibration is None:
+        recipe.check_without_text(given_scores=given is not None)
+    evidence = Evidence.of_text(
+        model, calibration, n_samples=n_samples, seq_len=seq_len, seed=seed, dtype=dtype, device=device
+    )
+    cutting = apply(recipe, amount, evidence, given=given)
+    source = cutting.model
+    shape = shape_of(source, cutting.mask, rung)
+    parameters = {name: shape.parameter(name, source.parameters[name]) for name in source.parameters}
     tokenizer = model.text_tokenizer
     if tokenizer is None and model.folder is not None and not model.is_perceptron:
         tokenizer = model.tokenizer
-    name = f"{model.name} pruned by {scores.method} at {sparsity:g}"
-    smaller = Model.from_parameters(shape.config(model.config), parameters, name=name, tokenizer=tokenizer)
-    return Pruned(smaller, mask, shape.rung)
+    name = f"{model.name} pruned by {by if isinstance(by, str) else by.method} at {amount:g}"
+    smaller = Model.from_parameters(shape.config(source.config), parameters, name=name, tokenizer=tokenizer)
+    return Pruned(smaller, cutting.mask, shape.rung, cutting.operated)

@@ -3,13 +3,19 @@
 from collections.abc import Callable
 
 from graphprune.allocation.budget import Allocation as Allocation
+from graphprune.allocation.budget import Normalise as Normalise
 from graphprune.allocation.budget import Target as Target
 from graphprune.allocation.ranked import ranked
-from graphprune.allocation.uniform import uniform
+from graphprune.allocation.schedule import linear, logarithmic, uniform
 from graphprune.core.errors import InputError
 from graphprune.masks.items import Pieces
 
-ALLOCATIONS: dict[str, Callable[[tuple[Pieces, ...], Target], Allocation]] = {"uniform": uniform, "global": ranked}
+ALLOCATIONS: dict[str, Callable[[tuple[Pieces, ...], Target], Allocation]] = {
+    "uniform": uniform,
+    "log": logarithmic,
+    "linear": linear,
+    "global": ranked,
+}
 
 
 def allocate(name: str, pieces: tuple[Pieces, ...], target: Target) -> Allocation:

@@ -8,6 +8,8 @@ from graphprune.core.errors import InfeasibleError, InputError
 from graphprune.core.units import NEURON
 from graphprune.masks.items import Pieces
 
+Normalise = Literal["layer", "standard", "none"]
+
 
 @dataclass(frozen=True)
 class Allocation:
@@ -29,22 +31,27 @@ class Target:
     Attributes:
         sparsity: the fraction of ``prunable`` to remove, in [0, 1].
         prunable: all that counts: parameters or units.
-        normalise: for `global`: scores are compared after scaling each layer's mean to 1 (`layer`), or raw (`none`).
+        normalise: for `global`: scores are compared after scaling each layer's mean to 1 (`layer`), after shifting it
+            to 0 and scaling the standard deviation to 1 (`standard`, as FLAP does), or raw per cost (`none`).
         round_to: widths that stay are rounded to a multiple of this, never above the original width.
+        first: for `log` and `linear`: what the first layer loses at most.
     """
 
     sparsity: float
     prunable: int
-    normalise: Literal["layer", "none"] = "layer"
+    normalise: Normalise = "layer"
     round_to: int = 1
+    first: float = 0.0625
 
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity <= 1:
             raise InputError(f"sparsity is the fraction removed, between 0 and 1, not {self.sparsity}")
+        if not 0 <= self.first <= 1:
+            raise InputError(f"the first layer's sparsity is between 0 and 1, not {self.first}")
         if self.round_to < 1:
             raise InputError(f"widths are rounded to a multiple of at least 1, not {self.round_to}")
-        if self.normalise not in {"layer", "none"}:
-            raise InputError(f"scores are normalised by layer or none, not {self.normalise!r}")
+        if self.normalise not in {"layer", "standard", "none"}:
+            raise InputError(f"scores are normalised by layer, standard or none, not {self.normalise!r}")
 
     @property
     def amount(self) -> int:

@@ -1,5 +1,8 @@
 """One threshold for all layers: the lowest scores go, wherever they are."""
 
+import torch
+from jaxtyping import Float
+
 from graphprune.allocation.budget import Allocation, Target, fill, rounded
 from graphprune.masks.items import Pieces
 
@@ -16,8 +19,14 @@ def ranked(pieces: tuple[Pieces, ...], target: Target) -> Allocation:
     target.check_reachable(pieces)
     order = []
     for index, part in enumerate(pieces):
-        unit = part.mean if target.normalise == "layer" and part.mean > 0 else float(part.cost)
-        order += [(value, index, k, part) for k, value in enumerate((part.scores / unit).tolist())]
+        order += [(value, index, k, part) for k, value in enumerate(_comparable(part, target).tolist())]
     order.sort(key=lambda entry: entry[:3])
     remove = fill([part for *_, part in order], target.amount)
     return Allocation(rounded(remove, pieces, target.round_to), "global")
+
+
+def _comparable(part: Pieces, target: Target) -> Float[torch.Tensor, " pieces"]:
+    """A group's scores on a scale that all groups share."""
+    if target.normalise == "standard":
+        return (part.scores - part.mean) / (part.deviation if part.deviation > 0 else 1.0)
+    return part.scores / (part.mean if target.normalise == "layer" and part.mean > 0 else float(part.cost))

@@ -1,38 +1,118 @@
-"""The same fraction from every layer."""
+"""Sparsities by depth: the same in every layer, or rising with it (SlimGPT, section 3.4).
 
+Math: at sparsity ``t`` layer ``l`` of ``n`` has lost ``r_l(t) = t`` up to the first layer's share ``r_0``, and
+``r_0 + (t - r_0) g_l / mean(g)`` beyond, with ``g_l = 1`` (uniform), ``log(l + 1) / log(n)`` (logarithmic) or
+``l / (n - 1)`` (linear). The k-th worst piece of a layer goes when ``r_l`` reaches ``(k + phi_l) / size``, where
+``phi_l`` in (0, 1) is the van der Corput sequence: so the layers that lose one piece more than their share are spread
+over the depth, and masks of one kind are nested in sparsity.
+"""
+
+from collections.abc import Callable, Mapping
 from fractions import Fraction
+from functools import partial
+from math import inf, log, prod
 
 from graphprune.allocation.budget import Allocation, Target, fill, rounded
 from graphprune.core.units import HEAD
 from graphprune.masks.items import Pieces
 
+Growth = Callable[[int, int], float]
+HIGHEST, BISECTIONS = 1e9, 100
 
-def uniform(pieces: tuple[Pieces, ...], target: Target) -> Allocation:
-    """Every layer loses the same fraction of its units, to within one piece; the total is exact to one unit.
 
-    The k-th worst piece of layer l goes at sparsity ``(k + phi_l) / size``, where ``phi_l`` in (0, 1) is the van der
-    Corput sequence: so the layers that lose one piece more than the others are spread over the depth, and masks of one
-    kind are nested in sparsity. With heads and neurons together, heads go where their turn has come and neurons fill
-    the budget.
+def _level(layer: int, n_layers: int) -> float:  # noqa: ARG001 - a growth knows both
+    return 1.0
+
+
+def _logarithmic(layer: int, n_layers: int) -> float:
+    return log(layer + 1) / log(n_layers)
+
+
+def _linear(layer: int, n_layers: int) -> float:
+    return layer / (n_layers - 1)
+
+
+def scheduled(name: str, growth: Growth, pieces: tuple[Pieces, ...], target: Target) -> Allocation:
+    """Every layer loses its share, to within one piece; the total is exact to one unit.
+
+    With heads and neurons together, heads go where their turn has come (more of them if all neurons wouldn't do) and
+    neurons fill the budget. When a layer has
+    given all that its floor allows, the others give more, in proportion.
 
     Raises:
         InfeasibleError: the floors don't allow that much.
     """
     target.check_reachable(pieces)
-    turn = sorted(
-        (
-            ((k + _van_der_corput(part.layer + 1)) / part.size, index, part)
-            for index, part in enumerate(pieces)
-            for k in range(len(part))
-        ),
-        key=lambda entry: entry[:2],
-    )
+    turn = _turns(growth, pieces, target)
     heads = [(when, part) for when, _, part in turn if part.group.startswith(f"{HEAD}.")]
     due = [part for when, part in heads if when <= Fraction(target.sparsity)]
     later = [part for when, part in heads if when > Fraction(target.sparsity)]
     neurons = [part for _, _, part in turn if not part.group.startswith(f"{HEAD}.")]
+    while later and sum(part.cost for part in [*due, *neurons]) < target.amount:  # else neurons couldn't fill the rest
+        due.append(later.pop(0))
     remove = fill([*due, *neurons, *later], target.amount)
-    return Allocation(rounded(remove, pieces, target.round_to), "uniform")
+    return Allocation(rounded(remove, pieces, target.round_to), name)
+
+
+def counts_of_weights(name: str, shapes: Mapping[str, tuple[int, ...]], target: Target) -> dict[str, int]:
+    """How many single weights of each matrix go: the share of its layer, and the sum exact to one weight.
+
+    Args:
+        name: `uniform`, `log` or `linear`.
+        shapes: of the matrices, by parameter name; those of a layer share the number in their names.
+        target: the sparsity, and the first layer's.
+    """
+    layer_of = {parameter: int(next(part for part in parameter.split(".") if part.isdigit())) for parameter in shapes}
+    layers = sorted(set(layer_of.values()))
+    shares = dict(zip(layers, _shares(GROWTHS[name], len(layers), target), strict=True))
+    counts, exact, given = dict[str, int](), 0.0, 0
+    for parameter, shape in shapes.items():
+        exact += shares[layer_of[parameter]] * prod(shape)
+        counts[parameter] = min(max(round(exact) - given, 0), prod(shape))
+        given += counts[parameter]
+    return counts
+
+
+def _shares(growth: Growth, n_layers: int, target: Target) -> list[float]:
+    """Each layer's sparsity, at most 1, such that their mean is the target's."""
+    pace = [growth(i, n_layers) if n_layers > 1 else 1.0 for i in range(n_layers)]
+    mean, first = sum(pace) / n_layers, min(target.first, target.sparsity)
+
+    def at(height: float) -> list[float]:
+        return [min(1.0, max(first + height * x / mean, 0.0)) for x in pace]
+
+    low, high = 0.0, 1.0
+    while sum(at(high)) / n_layers < target.sparsity and high < HIGHEST:
+        high *= 2
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(at(middle)) / n_layers < target.sparsity else (low, middle)
+    shares = at(high)
+    shares[0] += max(target.sparsity * n_layers - sum(shares), 0.0)  # a pace of nothing moves once the others are done
+    return shares
+
+
+def _turns(growth: Growth, pieces: tuple[Pieces, ...], target: Target) -> list[tuple[Fraction | float, int, Pieces]]:
+    """All pieces by the sparsity at which their turn comes; what never comes stands last, by share."""
+    layers = sorted({part.layer for part in pieces})
+    pace = {layer: growth(i, len(layers)) if len(layers) > 1 else 1.0 for i, layer in enumerate(layers)}
+    mean = sum(pace.values()) / max(len(pace), 1)
+    first = Fraction(target.first)
+
+    def comes(share: Fraction, layer: int) -> Fraction | float:
+        if share <= first or pace[layer] == mean:
+            return share
+        return first + (share - first) * Fraction(mean / pace[layer]) if pace[layer] > 0 else inf
+
+    entries = [
+        ((k + _van_der_corput(part.layer + 1)) / part.size, index, part)
+        for index, part in enumerate(pieces)
+        for k in range(len(part))
+    ]
+    ordered = sorted(
+        ((comes(share, part.layer), share, index, part) for share, index, part in entries), key=lambda entry: entry[:3]
+    )
+    return [(when, index, part) for when, _, index, part in ordered]
 
 
 def _van_der_corput(n: int) -> Fraction:
@@ -42,3 +122,7 @@ def _van_der_corput(n: int) -> Fraction:
         n, bit = divmod(n, 2)
         value, scale = value + bit * scale, scale / 2
     return value
+
+
+GROWTHS: dict[str, Growth] = {"uniform": _level, "log": _logarithmic, "linear": _linear}
+uniform, logarithmic, linear = (partial(scheduled, name, growth) for name, growth in GROWTHS.items())

@@ -1,4 +1,4 @@
-"""Statistics of a forward pass: hooks on the linear layers add up squared activations, site by site."""
+"""Statistics of a forward pass: hooks on the linear layers add up activations and their squares, site by site."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from graphprune.calibration.text import read_text, sampled, windows
 from graphprune.core.errors import InputError, ModelError
 from graphprune.core.io import digest
 from graphprune.core.progress import progress
-from graphprune.core.stats import CalibrationStats
+from graphprune.core.stats import CalibrationStats, is_summed
 from graphprune.models.architecture import Decoder, Perceptron
 from graphprune.models.data import check_inputs, read_examples
 from graphprune.models.model import Model
@@ -30,7 +30,7 @@ def calibrate(
     dtype: torch.dtype | None = None,
     device: str = "cpu",
 ) -> CalibrationStats:
-    """What every channel of a model carries on some text: sums of squares a site (see `CalibrationStats`).
+    """What every channel of a model carries on some text: sums a site (see `CalibrationStats`).
 
     Args:
         model: a decoder or a perceptron.
@@ -53,12 +53,12 @@ def calibrate(
             raise InputError("a perceptron is calibrated on a safetensors file with `inputs`, not on text")
         check_inputs(model.architecture, inputs)
         options = {"examples": len(inputs), "inputs": digest(inputs.tolist())}
-        squares = _perceptron_squares(model, inputs, dtype=dtype, device=device)
-        return CalibrationStats(squares, len(inputs), model.identity, options)
+        squares, sums = _perceptron_sums(model, inputs, dtype=dtype, device=device)
+        return CalibrationStats(squares, len(inputs), model.identity, options, sums)
     rows = calibration_rows(model, text, n_samples=n_samples, seq_len=seq_len, seed=seed)
-    squares = _decoder_squares(model, rows, dtype=dtype, device=device)
+    squares, sums = _decoder_sums(model, rows, dtype=dtype, device=device)
     options = {"tokens": digest(rows.tolist()), "n_samples": len(rows), "seq_len": rows.shape[1], "seed": seed}
-    return CalibrationStats(squares, rows.numel(), model.identity, options)
+    return CalibrationStats(squares, rows.numel(), model.identity, options, sums)
 
 
 def calibration_rows(
@@ -80,21 +80,33 @@ def calibration_rows(
 
 
 class _Accumulator:
-    """Sums of squares by site."""
+    """Sums of squares by site, and plain sums where they are kept."""
 
     def __init__(self) -> None:
         self.squares: dict[str, torch.Tensor] = {}
+        self.sums: dict[str, torch.Tensor] = {}
 
     def add(self, site: str, size: int, x: Float[torch.Tensor, "..."]) -> None:
         """Adds activations of any shape whose last axes hold the site's ``size`` channels."""
-        total = x.detach().float().reshape(-1, size).square().sum(dim=0).double()
-        self.squares[site] = self.squares[site] + total if site in self.squares else total
+        channels = x.detach().float().reshape(-1, size)
+        _increase(self.squares, site, channels.square())
+        if is_summed(site):
+            _increase(self.sums, site, channels)
 
-    def checked(self) -> dict[str, torch.Tensor]:
-        for site, total in self.squares.items():
+    def checked(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        for site, total in self.squares.items():  # finite squares have a finite sum
             if not bool(torch.isfinite(total).all()):
                 raise ModelError(f"the model's activations at {site} are NaN or infinite; try --dtype float32")
-        return {site: total.cpu() for site, total in self.squares.items()}
+        return _on_cpu(self.squares), _on_cpu(self.sums)
+
+
+def _increase(totals: dict[str, torch.Tensor], site: str, values: Float[torch.Tensor, "tokens channels"]) -> None:
+    total = values.sum(dim=0).double()
+    totals[site] = totals[site] + total if site in totals else total
+
+
+def _on_cpu(totals: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {site: total.cpu() for site, total in totals.items()}
 
 
 @contextmanager
@@ -154,9 +166,9 @@ def site_sizes(model: Model) -> dict[str, int]:
     return {site: channels.get(site.split(".")[0], d.d_model) for site in [*before.values(), *after.values()]}
 
 
-def _decoder_squares(
+def _decoder_sums(
     model: Model, rows: torch.Tensor, *, dtype: torch.dtype | None, device: str
-) -> dict[str, torch.Tensor]:
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     network: Any = model.module(dtype=dtype, device=device)
     sums = _Accumulator()
     before, after = sites(model.decoder)
@@ -169,9 +181,9 @@ def _decoder_squares(
     return sums.checked()
 
 
-def _perceptron_squares(
+def _perceptron_sums(
     model: Model, inputs: torch.Tensor, *, dtype: torch.dtype | None, device: str
-) -> dict[str, torch.Tensor]:
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     network: Any = model.module(dtype=dtype, device=device)
     sums = _Accumulator()
     x = inputs.to(device=device, dtype=dtype or torch.float32)

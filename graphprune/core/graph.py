@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from graphprune.core.mask import Mask
 
 Level = Literal["channel", "unit", "block"]
-Weight = Literal["magnitude", "activation", "signed"]
+Weight = Literal["magnitude", "activation", "power", "signed"]
 LEVELS: tuple[Level, ...] = ("channel", "unit", "block")
-WEIGHTS: tuple[Weight, ...] = ("magnitude", "activation", "signed")
+WEIGHTS: tuple[Weight, ...] = ("magnitude", "activation", "power", "signed")
+MEASURED: tuple[Weight, ...] = ("activation", "power")
+"""Edge weights that need calibration."""
 
 
 @dataclass(frozen=True)

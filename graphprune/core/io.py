@@ -175,7 +175,7 @@ def _save(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{TEMPORARY}{os.getpid()}-") as scratch:
         file = Path(scratch, "tensors")  # safetensors writes under a random name first, which nobody could sweep
-        save_file(whole, str(file), metadata=dict(metadata or {}))
+        save_file(whole, str(file), metadata=dict(metadata) if metadata else None)  # an empty one can't be read again
         file.replace(path)
     if metadata and len(metadata) > 1:
         _sort_metadata(path)

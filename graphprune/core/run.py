@@ -93,6 +93,10 @@ class Run:
     def model_folder(self, name: str) -> Path:
         return self.folder / "models" / checked_name(name)
 
+    def journal_folder(self, key: str) -> Path:
+        """Where the finished blocks of a run that isn't finished lie."""
+        return self.folder / "blocks" / key[:16]
+
     def evaluation_path(self, name: str) -> Path:
         return self.folder / "evaluations" / f"{checked_name(name)}.json"
 

@@ -65,6 +65,19 @@ def check_against(path: Path, tensors: Mapping[str, torch.Tensor], units: UnitTa
         raise FormatError(f"{path}: {missing[0]} is missing")
 
 
+def check_weights(path: Path, weights: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Checks that tensors of single weights, by parameter name, are of a model's parameters.
+
+    Raises:
+        FormatError: a parameter is unknown, or of another shape.
+    """
+    for name, tensor in weights.items():
+        if name not in shapes:
+            raise FormatError(f"{path}: {name} is no parameter of this model")
+        if tuple(tensor.shape) != tuple(shapes[name]):
+            raise FormatError(f"{path}: {name} is {tuple(tensor.shape)}, in this model {tuple(shapes[name])}")
+
+
 def check_model(path: Path, found: str, expected: str) -> None:
     """Checks that a file belongs to a model, by the checkpoint's hash."""
     if found != expected:

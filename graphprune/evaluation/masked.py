@@ -28,7 +28,7 @@ def perplexity_of_masks(
     parameters = dict(network.named_parameters())
     for mask in masks:
         plan = Plan.of(mask, model.units)
-        dense = {name: parameters[name].detach().clone() for name in plan.axes}
+        dense = {name: parameters[name].detach().clone() for name in plan.touched}
         with torch.no_grad():
             for name, tensor in dense.items():
                 parameters[name].copy_(plan.zeroed(name, tensor))

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 
 from graphprune.core.block import Block
-from graphprune.core.graph import Weight
+from graphprune.core.graph import MEASURED, Weight
 from graphprune.core.nodes import NodeIndex, Span
 from graphprune.core.stats import CalibrationStats
 from graphprune.models.architecture import Decoder
@@ -73,7 +73,9 @@ class DecoderEdges:
         gating = Block(
             gate_up,
             neuron,
-            self._product(f"neuron.{layer}", size).repeat_interleave(2),
+            self._through_gate(layer)
+            if self.weight == "power"
+            else self._product(f"neuron.{layer}", size).repeat_interleave(2),
             torch.arange(size + 1, dtype=torch.int32) * 2,
             torch.stack([column, column + size], dim=1).reshape(-1),
         )
@@ -118,6 +120,8 @@ class DecoderEdges:
             return matrix.abs().mul_(self._rms(f"{site}.{layer}"))  # the input as measured, gain included
         gain = self._gain(layer, norm)
         folded = matrix if gain is None else matrix.mul_(gain)
+        if self.weight == "power":  # the normalisation divides by the root mean square of the stream
+            return folded.square_().div_(self._power(f"resid.{2 * layer + (site == 'mlp_in')}").mean())
         return folded if self.weight == "signed" else folded.abs_()
 
     def _to_stream(
@@ -127,11 +131,12 @@ class DecoderEdges:
         matrix, gain = self._rows(layer, projection, None), self._gain(layer, norm)
         if gain is not None:
             matrix = matrix * gain[:, None]
+        if self.weight in MEASURED and gain is not None:  # it divides by the root mean square of the output
+            matrix = matrix / self._power(f"{output}.{layer}").mean().sqrt()
+        if self.weight == "power":
+            return matrix.square()
         if self.weight == "activation":
-            matrix = matrix.abs() * self._rms(f"{source}.{layer}")
-            if gain is not None:  # the normalisation divides by the root mean square of the output
-                matrix = matrix / self._rms(f"{output}.{layer}").square().mean().sqrt()
-            return matrix
+            return matrix.abs() * self._rms(f"{source}.{layer}")
         return matrix if self.weight == "signed" else matrix.abs()
 
     def _rms(self, site: str) -> Vector:
@@ -139,9 +144,17 @@ class DecoderEdges:
             raise ValueError("edge weights by activation need calibration statistics")
         return self.stats.rms(site).float()
 
+    def _power(self, site: str) -> Vector:
+        return self._rms(site).square()
+
     def _product(self, site: str, size: int) -> Vector:
         """The weight of the edges into a product: how large the product is; 1 where nothing was measured."""
         return self._rms(site) if self.weight == "activation" else torch.ones(size)
+
+    def _through_gate(self, layer: int) -> Vector:
+        """Power from gate and up to their product: a gate's slope is taken to be a half in square."""
+        up, neuron = self._power(f"up.{layer}"), self._power(f"neuron.{layer}")
+        return torch.stack([up / 2, torch.where(up > 0, neuron / up, 0.0)], dim=1).reshape(-1)
 
     def _skip(self, before: tuple[int, int], after: tuple[int, int], k: int) -> Block:
         size = self.decoder.d_model
@@ -156,7 +169,9 @@ class DecoderEdges:
         head, channel = torch.arange(d.n_heads)[:, None], torch.arange(d.d_head)[None, :]
         group = head // (d.n_heads // d.n_kv_heads)
         queries, keys = head * d.d_head + channel, d.n_heads * d.d_head + group * d.d_head + channel
-        if self.weight == "activation":  # a score is a sum over channels of query times key
+        if self.weight == "power":  # who attends to whom is left as it is
+            term = torch.zeros(d.n_heads, d.d_head)
+        elif self.weight == "activation":  # a score is a sum over channels of query times key
             query, key = self._rms(f"query.{layer}"), self._rms(f"key.{layer}")
             term = query.view(d.n_heads, -1) * key.view(d.n_kv_heads, -1)[group[:, 0]]
         else:
@@ -174,7 +189,10 @@ class DecoderEdges:
         patterns = d.n_kv_heads * d.d_head + head
         col = torch.stack([values, patterns], dim=1).int().reshape(-1)
         crow = torch.arange(size + 1, dtype=torch.int32) * 2
-        return Block(value_pattern, attn, self._product(f"attn.{layer}", size).repeat_interleave(2), crow, col)
+        weights = self._product(f"attn.{layer}", size).repeat_interleave(2)
+        if self.weight == "power":
+            weights[1::2] = 0.0
+        return Block(value_pattern, attn, weights, crow, col)
 
 
 def decoder_nodes(decoder: Decoder) -> NodeIndex:

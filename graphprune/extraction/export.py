@@ -10,7 +10,7 @@ from typing import Any
 
 from graphprune.core.coarsen import Quotient, joined
 from graphprune.core.errors import InputError
-from graphprune.core.graph import LEVELS, WEIGHTS, Level, ModelGraph, Weight
+from graphprune.core.graph import LEVELS, MEASURED, WEIGHTS, Level, ModelGraph, Weight
 from graphprune.core.graph_store import GraphWriter, load_graph
 from graphprune.core.progress import progress
 from graphprune.core.stats import CalibrationStats
@@ -36,30 +36,33 @@ def export(
         level: `channel` (every activation), `unit` (heads, neurons, residual channels) or `block` (modules).
         weight: `magnitude` is |W| with the normalisation gain folded in, skip and structural edges 1. `activation`
             is |W_ij| times the root mean square of input j, skip edges that of the stream they carry, edges into a
-            product that of the product. `signed` is W with the gain folded in, skip and structural edges 1.
-        stats: calibration statistics; needed for `activation`.
+            product that of the product. `power` is how much power (squared change) at i a unit of power at j causes, to
+            first order: W_ij^2 with the normalisation as it scales here, skips 1, through a gate what the other factor
+            makes of it, and of attention the values' path alone. `signed` is W with the gain folded in, skip and
+            structural edges 1.
+        stats: calibration statistics; needed for `activation` and `power`.
         folder: where to write the graph; it is then loaded memory-mapped. In memory if not given.
         inputs: a hash under which the stored graph can be recognised.
 
     Cost: one read of the weights and one write of the graph; memory for one decoder block when ``folder`` is given.
 
     Raises:
-        InputError: an unknown level or weight, or `activation` without statistics of this model.
+        InputError: an unknown level or weight, or one that needs statistics without those of this model.
     """
     if level not in LEVELS:
         raise InputError(f"the level {level!r} is unknown; levels are {', '.join(LEVELS)}")
     if weight not in WEIGHTS:
         raise InputError(f"the edge weight {weight!r} is unknown; weights are {', '.join(WEIGHTS)}")
-    if weight == "activation":
+    if weight in MEASURED:
         if stats is None:
-            raise InputError("edge weights by activation need calibration statistics")
+            raise InputError(f"edge weights by {weight} need calibration statistics")
         if stats.model != model.identity:
             raise InputError("the calibration statistics belong to another model")
     source = _edges_of(model, weight, stats)
     coarse = None if level == "channel" else Quotient(source.nodes, level)
     nodes = coarse.nodes if coarse else source.nodes
     kept: Weight = joined(weight) if coarse else weight
-    facts = graph_facts(model, stats if weight == "activation" else None)
+    facts = graph_facts(model, stats if weight in MEASURED else None)
     if folder is None:
         blocks = tuple(block for part in source.parts() for block in (coarse.blocks(part) if coarse else part))
         return ModelGraph(nodes, blocks, level=level, weight=kept, model=facts)

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 
 from graphprune.core.block import Block
-from graphprune.core.graph import Weight
+from graphprune.core.graph import MEASURED, Weight
 from graphprune.core.nodes import NodeIndex, Span
 from graphprune.core.stats import CalibrationStats
 from graphprune.models.architecture import Perceptron
@@ -39,8 +39,16 @@ class PerceptronEdges:
             kind, index = self._places[layer]
             if self.weight != "signed":
                 matrix = matrix.abs()
-            if self.weight == "activation":
-                if self.stats is None:
-                    raise ValueError("edge weights by activation need calibration statistics")
+            if self.weight in MEASURED and self.stats is None:
+                raise ValueError(f"edge weights by {self.weight} need calibration statistics")
+            if self.weight == "activation" and self.stats is not None:
                 matrix = matrix * self.stats.rms(f"{kind}.{index}").float()
+            if self.weight == "power" and self.stats is not None:
+                matrix = matrix.square() * self._slope(self.stats, layer)[:, None]
             yield [Block.full(self.nodes.range(kind, index), self.nodes.range(*self._places[layer + 1]), matrix)]
+
+    def _slope(self, stats: CalibrationStats, layer: int) -> torch.Tensor:
+        """The power that a layer's activation function lets through."""
+        kind, index = self._places[layer + 1]
+        before, after = stats.rms(f"pre.{layer}").square(), stats.rms(f"{kind}.{index}").square()
+        return torch.where(before > 0, after / before, 0.0).float()

@@ -30,6 +30,7 @@ class Pieces:
         scores: of each removable piece, ascending; ties by lower id. Pieces under the floor are not listed.
         members: the units in each piece.
         size: how many pieces the group has, floor included.
+        deviation: standard deviation of the scores of all pieces.
     """
 
     group: str
@@ -39,13 +40,14 @@ class Pieces:
     scores: Float[torch.Tensor, " pieces"]
     members: Int[torch.Tensor, "pieces members"]
     size: int
+    deviation: float = 0.0
 
     def __len__(self) -> int:
         return len(self.scores)
 
 
 def removable(
-    scores: Scores,
+    scores: Scores | None,
     units: UnitTable,
     kinds: tuple[str, ...],
     *,
@@ -56,7 +58,7 @@ def removable(
     """The removable pieces of all groups of some kinds, in order of layer.
 
     Args:
-        scores: higher = keep.
+        scores: higher = keep. None where only the number and the cost of pieces matter: all score alike.
         units: the model's units.
         kinds: `head`, `neuron`, or both.
         head_mode: `group` removes whole key/value groups, `balanced` one query head from every group.
@@ -71,16 +73,30 @@ def removable(
         raise InputError(f"heads are removed by group or balanced, not {head_mode!r}")
     result = []
     for group in units.of_kind(*kinds):
-        if group.name not in scores.values:
+        if scores is not None and group.name not in scores.values:
             raise InputError(f"the scorer {scores.method} gives no scores for {group.kind}s")
-        values = scores.values[group.name].double()
-        if group.kind == HEAD:
-            pieces, extra = _head_pieces(values, units[f"{KV_HEAD}.{group.layer}"], head_mode)
-        else:
-            pieces, extra = torch.arange(group.size)[:, None], 0
-        least = max(floor, 1) if group.kind == HEAD and head_mode == "balanced" else floor
-        result.append(_sorted(group, values, pieces, extra, least, budget))
+        values = torch.zeros(group.size) if scores is None else scores.values[group.name]
+        result.append(pieces_of(group, values, units, head_mode=head_mode, floor=floor, budget=budget))
     return tuple(result)
+
+
+def pieces_of(
+    group: UnitGroup,
+    scores: Float[torch.Tensor, " units"],
+    units: UnitTable,
+    *,
+    head_mode: HeadMode = "group",
+    floor: int = 0,
+    budget: Budget = "parameters",
+) -> Pieces:
+    """The removable pieces of one group; see `removable`."""
+    values = scores.double()
+    if group.kind == HEAD:
+        pieces, extra = _head_pieces(values, units[f"{KV_HEAD}.{group.layer}"], head_mode)
+    else:
+        pieces, extra = torch.arange(group.size)[:, None], 0
+    least = max(floor, 1) if group.kind == HEAD and head_mode == "balanced" else floor
+    return _sorted(group, values, pieces, extra, least, budget)
 
 
 def _head_pieces(values: torch.Tensor, kv: UnitGroup, head_mode: HeadMode) -> tuple[torch.Tensor, int]:
@@ -99,7 +115,8 @@ def _sorted(
     cost = n_units * group.parameters_per_unit + extra if budget == "parameters" else n_units
     sums = values[pieces].sum(dim=1)
     order = sums.argsort(stable=True)[: max(len(pieces) - floor, 0)]
-    return Pieces(group.name, group.layer, cost, float(sums.mean()), sums[order], pieces[order], len(pieces))
+    mean, deviation = float(sums.mean()), float(sums.std(correction=0))
+    return Pieces(group.name, group.layer, cost, mean, sums[order], pieces[order], len(pieces), deviation)
 
 
 def prunable(units: UnitTable, kinds: tuple[str, ...], budget: Budget) -> int:

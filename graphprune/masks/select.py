@@ -23,11 +23,7 @@ def select(
     units: UnitTable,
     **facts: Any,
 ) -> Mask:
-    """The mask that removes ``remove[group]`` pieces from every group, lowest scores first, ties by lower id.
-
-    Warns:
-        DepthWarning: more than half of the variance of the mask is between layers.
-    """
+    """The mask that removes ``remove[group]`` pieces from every group, lowest scores first, ties by lower id."""
     keep = dict(Mask.full(units).keep)
     for part in pieces:
         gone = part.members[: remove.get(part.group, 0)].reshape(-1)
@@ -36,14 +32,22 @@ def select(
         keep[group.name] = keep[f"{HEAD}.{group.layer}"].view(group.size, -1).any(dim=1)
     mask = Mask(keep, **facts)
     mask.check_legal(units)
-    share = depth_share(mask, tuple(part.group for part in pieces))
+    return mask
+
+
+def warn_of_depth(mask: Mask, groups: tuple[str, ...]) -> None:
+    """Says so if a mask of some groups is mostly a choice of layers.
+
+    Warns:
+        DepthWarning: more than half of its variance is between layers.
+    """
+    share = depth_share(mask, groups)
     if share > MOSTLY_DEPTH:
         warnings.warn(
             f"{share:.0%} of what this mask removes is decided by depth; normalise per layer or allocate uniformly",
             DepthWarning,
             stacklevel=2,
         )
-    return mask
 
 
 def depth_share(mask: Mask, groups: tuple[str, ...]) -> float:

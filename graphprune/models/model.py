@@ -102,8 +102,9 @@ class Model:
 
     @cached_property
     def shapes(self) -> Shapes:
-        if isinstance(self.parameters, Checkpoint):
-            return self.parameters.shapes
+        known: Shapes | None = getattr(self.parameters, "shapes", None)
+        if known is not None:
+            return known
         return {name: tuple(tensor.shape) for name, tensor in self.parameters.items()}
 
     @cached_property
@@ -177,6 +178,11 @@ class Model:
         for name in self.parameters:
             self.parameters[name]
 
+    @property
+    def _stored(self) -> Path | None:
+        """The folder, if the parameters are what lies in it."""
+        return self.folder if isinstance(self.parameters, Checkpoint) else None
+
     def module(self, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> nn.Module:
         """The model, ready to run, in evaluation mode.
 
@@ -189,7 +195,7 @@ class Model:
             network = PerceptronModule(self.architecture)
             network.load_state_dict({name: self.parameters[name] for name in self.parameters})
             return network.to(device=device, dtype=dtype).eval()
-        return build_causal_lm(self.config, self.parameters, self.folder, dtype).to(device).eval()
+        return build_causal_lm(self.config, self.parameters, self._stored, dtype).to(device).eval()
 
 
 def build_causal_lm(

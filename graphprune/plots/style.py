@@ -33,6 +33,7 @@ SYMBOLS = {"resid": "square", "head": "diamond", "kv_head": "diamond-open"}  # c
 _WEIGHTS = {
     "magnitude": "edges weigh |W|",
     "activation": "edges weigh what they carry on calibration text",
+    "power": "edges weigh the power they pass on",
     "signed": "edges weigh W",
 }
 

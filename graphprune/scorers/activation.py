@@ -15,6 +15,8 @@ class Activation:
 
     name: ClassVar[str] = "activation"
     needs_stats: ClassVar[bool] = True
+    needs_gradients: ClassVar[bool] = False
+    is_local: ClassVar[bool] = True
 
     def __call__(self, inputs: ScoringInputs) -> UnitScores:
         stats = inputs.measured

@@ -27,6 +27,8 @@ class GraphRank:
     personalization: Literal["outputs", "inputs", "uniform"] = "outputs"
     normalisation: Literal["layer", "none"] = "layer"
     name: ClassVar[str] = "graphrank"
+    needs_gradients: ClassVar[bool] = False
+    is_local: ClassVar[bool] = False
 
     @property
     def needs_stats(self) -> bool:

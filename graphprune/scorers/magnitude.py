@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 
-from graphprune.scorers.inputs import ScoringInputs, UnitScores, check_options
+from graphprune.scorers.inputs import ScoringInputs, UnitScores, WeightInputs, check_options
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class Magnitude:
     part: Literal["all", "incoming", "outgoing"] = "all"
     name: ClassVar[str] = "magnitude"
     needs_stats: ClassVar[bool] = False
+    needs_gradients: ClassVar[bool] = False
+    is_local: ClassVar[bool] = False
+    per: ClassVar[Literal["matrix", "row"]] = "matrix"
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -36,3 +40,11 @@ class Magnitude:
                 total += rows.abs().pow(self.norm).sum(dim=1)
             scores[group.name] = total.pow(1 / self.norm)
         return scores
+
+    def of_weights(
+        self,
+        weights: Float[torch.Tensor, "out in"],
+        seen: WeightInputs,  # noqa: ARG002 - a magnitude needs no data
+    ) -> Float[torch.Tensor, "out in"]:
+        """``|w|`` of every weight; the options are of units and change nothing here."""
+        return weights.abs()

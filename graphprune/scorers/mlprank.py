@@ -84,6 +84,8 @@ class MLPRank:
     activation: Literal["post", "pre"] = "post"
     name: ClassVar[str] = "mlprank"
     needs_stats: ClassVar[bool] = True
+    needs_gradients: ClassVar[bool] = False
+    is_local: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_options(self)

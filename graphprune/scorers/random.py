@@ -1,11 +1,13 @@
 """Uniform random scores: what any method must beat."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 
-from graphprune.scorers.inputs import ScoringInputs, UnitScores, check_options
+from graphprune.core.io import digest
+from graphprune.scorers.inputs import ScoringInputs, UnitScores, WeightInputs, check_options
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,9 @@ class Random:
     seed: int = 0
     name: ClassVar[str] = "random"
     needs_stats: ClassVar[bool] = False
+    needs_gradients: ClassVar[bool] = False
+    is_local: ClassVar[bool] = False
+    per: ClassVar[Literal["matrix", "row"]] = "matrix"
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -24,3 +29,8 @@ class Random:
     def __call__(self, inputs: ScoringInputs) -> UnitScores:
         generator = torch.Generator().manual_seed(self.seed)
         return {group.name: torch.rand(group.size, generator=generator) for group in inputs.groups}
+
+    def of_weights(self, weights: Float[torch.Tensor, "out in"], seen: WeightInputs) -> Float[torch.Tensor, "out in"]:
+        """Independent uniform scores from the seed and the parameter's name."""
+        generator = torch.Generator().manual_seed(int(digest([self.seed, seen.parameter]), 16) >> 1)
+        return torch.rand(weights.shape, generator=generator).to(weights.device)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from scipy.linalg import blas
 
 from graphprune.core.errors import InputError
 
@@ -19,30 +20,50 @@ class Hessian:
     """``X X^T`` of the inputs seen so far, in float32 or better.
 
     Attributes:
-        total: the sum over tokens.
+        lower: the sum over tokens; only the lower triangle is kept up.
+        sums: the sum over tokens of every input, in float64.
         tokens: how many there were.
     """
 
-    total: Square
+    lower: Square
+    sums: Float[torch.Tensor, " columns"]
     tokens: int = 0
 
     @classmethod
     def empty(
         cls, columns: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> "Hessian":
-        return cls(torch.zeros(columns, columns, dtype=dtype, device=device))
+        sums = torch.zeros(columns, dtype=torch.float64, device=device)
+        return cls(torch.zeros(columns, columns, dtype=dtype, device=device), sums)
 
     def add(self, inputs: Float[torch.Tensor, "*tokens columns"]) -> None:
         """Adds the inputs of some tokens; padding is the caller's to leave out.
 
+        Cost: ``columns^2`` multiplications a token; on a CPU half of that, by BLAS's symmetric update.
+
         Raises:
             InputError: one is NaN or infinite.
         """
-        rows = inputs.reshape(-1, inputs.shape[-1]).to(self.total.dtype)
-        self.total.addmm_(rows.t(), rows)
-        if not bool(torch.isfinite(self.total.diagonal()).all()):
+        rows = inputs.reshape(-1, inputs.shape[-1]).to(self.lower.dtype)
+        if rows.device.type == "cpu":  # a C-ordered array is the transpose of a Fortran one: its upper triangle
+            update = blas.ssyrk if rows.dtype == torch.float32 else blas.dsyrk
+            update(1.0, rows.numpy().T, beta=1.0, c=self.lower.numpy().T, overwrite_c=True)
+        else:
+            self.lower.addmm_(rows.t(), rows)
+        if not bool(torch.isfinite(self.lower.diagonal()).all()):
             raise InputError("an activation is NaN or infinite; the model or its calibration text is damaged")
+        self.sums += rows.sum(dim=0, dtype=torch.float64)
         self.tokens += len(rows)
+
+    @property
+    def total(self) -> Square:
+        """The sum over tokens, both triangles."""
+        return self.lower.tril() + self.lower.tril(-1).t()
+
+    @property
+    def squares(self) -> Float[torch.Tensor, " columns"]:
+        """The sum over tokens of every squared input, in float64."""
+        return self.lower.diagonal().double()
 
     def damped(self, damping: float) -> Square:
         """The mean over tokens in float64, with ``damping`` times its mean diagonal added to the diagonal.

@@ -6,7 +6,7 @@ Math: with ``A = H^-1`` over the columns that are left, removing columns ``P`` o
 removals, and the sum of the errors is the error of removing them all at once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,7 @@ HeadError = Literal["grouped", "exact"]
 Weights = Float[torch.Tensor, "rows columns"]
 Square = Float[torch.Tensor, "columns columns"]
 Units = Int[torch.Tensor, "units width"]
+Choice = Callable[[Float[torch.Tensor, " units"], int], Int[torch.Tensor, " chosen"]]
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,10 @@ def eliminate(
     weights: Weights,
     hessian: Square,
     units: Units,
-    steps: Iterator[int] | list[int],
+    steps: Iterable[int],
     *,
     error: HeadError = "grouped",
-    choose: Callable[[Float[torch.Tensor, " units"], int], Int[torch.Tensor, " chosen"]] | None = None,
+    choose: Choice | None = None,
 ) -> Elimination:
     """Removes units of columns greedily, and repairs the others after each step.
 
@@ -64,22 +65,75 @@ def eliminate(
     Raises:
         InputError: the Hessian is not positive definite.
     """
-    W, A = weights.double().clone(), inverse(hessian)
-    gone = torch.zeros(len(units), dtype=torch.bool, device=W.device)
-    order, errors = [], []
-    for count in steps:
-        scores = unit_errors(W, A, units, error).masked_fill(gone, torch.inf)
-        if count > int((~gone).sum()):
-            raise ValueError(f"{count} units can't be removed, {int((~gone).sum())} are left")
-        picked = choose(scores, count) if choose else torch.argsort(scores, stable=True)[:count]
-        columns = units[picked].reshape(-1)
-        order.append(picked)
-        step = torch.zeros(len(picked), dtype=torch.float64, device=W.device)
-        step[-1:] = _remove(W, A, columns)
-        errors.append(step)
-        gone[picked] = True
-    none = torch.zeros(0, dtype=torch.int64, device=W.device)
-    return Elimination(W.to(weights.dtype), torch.cat([none, *order]), torch.cat([none.double(), *errors]))
+    greedy = Greedy(weights, hessian, units, error=error, choose=choose)
+    order, errors = greedy.remove(steps)
+    return Elimination(greedy.weights, order, errors)
+
+
+class Greedy:
+    """An elimination that can be looked at and gone on with; see `eliminate`.
+
+    The columns that have gone are dropped from the matrices whenever they are an eighth of them.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        hessian: Square,
+        units: Units,
+        *,
+        error: HeadError = "grouped",
+        choose: Choice | None = None,
+    ) -> None:
+        self._like, self.units, self.error, self.choose = weights, units, error, choose
+        self._W, self._A = weights.double().clone(), inverse(hessian)
+        self._columns = torch.arange(weights.shape[1], device=weights.device)  # those that the matrices are of
+        self._there = torch.arange(len(units), device=weights.device)  # the units that these belong to
+        self._local = units  # the same units' columns, counted in the matrices
+        self.gone = torch.zeros(len(units), dtype=torch.bool, device=weights.device)
+
+    @property
+    def weights(self) -> Weights:
+        """The repaired weights, zero in the removed columns."""
+        result = torch.zeros_like(self._like)
+        result[:, self._columns] = self._W.to(result.dtype)
+        return result
+
+    def remove(self, steps: Iterable[int]) -> tuple[Int[torch.Tensor, " removed"], Float[torch.Tensor, " removed"]]:
+        """Removes more units; which, in order, and what each step added to the error (on its last unit)."""
+        none = torch.zeros(0, dtype=torch.int64, device=self._W.device)
+        order, errors = [none], [none.double()]
+        for count in steps:
+            if count > (left := int((~self.gone).sum())):
+                raise ValueError(f"{count} units can't be removed, {left} are left")
+            picked = self._picked(count)
+            step = torch.zeros(count, dtype=torch.float64, device=self._W.device)
+            step[-1:] = _remove(self._W, self._A, self._local[torch.isin(self._there, picked)].reshape(-1))
+            self.gone[picked] = True
+            order.append(picked)
+            errors.append(step)
+            self._shrink()
+        return torch.cat(order), torch.cat(errors)
+
+    def _picked(self, count: int) -> Int[torch.Tensor, " picked"]:
+        scores = torch.full((len(self.units),), torch.inf, dtype=torch.float64, device=self._W.device)
+        scores[self._there] = unit_errors(self._W, self._A, self._local, self.error)
+        scores[self.gone] = torch.inf
+        return self.choose(scores, count) if self.choose else torch.argsort(scores, stable=True)[:count]
+
+    def _shrink(self) -> None:
+        """Drops the columns that have gone, if they are many."""
+        stay = ~self.gone[self._there]
+        if 8 * int(stay.sum()) > 7 * len(stay):
+            return
+        left = torch.ones(self._W.shape[1], dtype=torch.bool, device=self._W.device)
+        left[self._local[~stay]] = False
+        columns = left.nonzero()[:, 0]
+        place = torch.full((self._W.shape[1],), -1, device=columns.device)
+        place[columns] = torch.arange(len(columns), device=columns.device)
+        self._local, self._there = place[self._local[stay]], self._there[stay]
+        self._W, self._A = self._W[:, columns], self._A[columns][:, columns]
+        self._columns = self._columns[columns]
 
 
 def unit_errors(W: Weights, A: Square, units: Units, error: HeadError = "grouped") -> Float[torch.Tensor, " units"]:

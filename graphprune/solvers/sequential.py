@@ -1,161 +1,254 @@
 """One block after the other: each is measured with the inputs that the pruned blocks before it give.
 
-The activations between blocks and one block's Hessian are all that is kept beside the model.
+For every block: enter it; at every site that is operated on, in order of computation, sum the Hessian of what is read
+there through everything that has been changed so far, let the surgeon change the layers that read it; send the hidden
+states through the changed block; leave it (SparseGPT and SlimGPT, section 3.3 of the latter).
+
+One block's parameters, one site's Hessian, the hidden states and what the block's two projections read are all that is
+in memory. What has been done to a block is written down before the next one is entered: `Journal`.
 """
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int, Shaped
 
-from graphprune.calibration.forward import hooked
-from graphprune.core.errors import InputError
-from graphprune.core.mask import Mask
+from graphprune.core.errors import FormatError, InputError
+from graphprune.core.io import load_tensors, save_tensors
 from graphprune.core.progress import progress
 from graphprune.models.model import Model
+from graphprune.models.streamed import StreamedDecoder
+from graphprune.solvers.blocks import SITES, Blocks, Site
 from graphprune.solvers.hessian import Hessian
-from graphprune.solvers.obs import compensated
+
+Tensors = Mapping[str, Shaped[torch.Tensor, "..."]]
 
 
-class _Stop(Exception):  # noqa: N818 - it stops a forward pass, nothing is wrong
-    """A forward pass has got where it had to."""
+@dataclass(frozen=True)
+class Seen:
+    """What a surgeon is shown at a site.
+
+    Attributes:
+        layer: which block.
+        site: which of `SITES`.
+        hessian: of what is read there.
+        weights: of the layers that read it, by parameter name, as they are stored.
+    """
+
+    layer: int
+    site: Site
+    hessian: Hessian
+    weights: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a surgeon does at a site.
+
+    Attributes:
+        parameters: new values, by parameter name; what isn't named stays.
+        keep: what stays, by unit group or as ``weight.PARAMETER`` (see `Mask`).
+        error: the relative squared error ``|WX - W'X|^2 / |WX|^2`` of what is computed there.
+        notes: what else there is to say of the site.
+    """
+
+    parameters: Mapping[str, torch.Tensor]
+    keep: Mapping[str, torch.Tensor]
+    error: float
+    notes: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+@runtime_checkable  # the shape checker asks
+class Surgeon(Protocol):
+    """Decides what goes and what makes up for it."""
+
+    def sites(self, layer: int) -> tuple[Site, ...]:
+        """Where it operates in a block."""
+        ...
+
+    def __call__(self, seen: Seen) -> Change: ...
 
 
 @dataclass
-class Blocks:
-    """A decoder's blocks and the hidden states of some windows before the next of them.
+class Journal:
+    """What has been done, block by block: in a folder, so that a killed run goes on where it was, or in memory.
 
     Attributes:
-        layers: the blocks.
-        hidden: per window, what enters the next block (1, seq_len, d_model).
-        settings: per block, the other arguments of its forward pass: positions, masks.
+        folder: where; None keeps it in memory.
     """
 
-    layers: Any
-    hidden: list[Float[torch.Tensor, "1 seq_len d_model"]]
-    settings: list[dict[str, Any]]
+    folder: Path | None = None
+    _memory: dict[int, tuple[dict[str, torch.Tensor], dict[str, float]]] = field(default_factory=dict)
 
-    @classmethod
-    def caught(cls, network: Any, rows: Int[torch.Tensor, "windows seq_len"], device: str) -> "Blocks":
-        """What enters the first block, for every window, and what every block is called with."""
-        layers, hidden, settings = network.model.layers, [], []
+    def __contains__(self, layer: int) -> bool:
+        return layer in self._memory if self.folder is None else self._path(layer).is_file()
 
-        def keep_hidden(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden.append(args[0] if args else kwargs["hidden_states"])
-            raise _Stop
+    def _path(self, layer: int) -> Path:
+        if self.folder is None:
+            raise ValueError("this journal is kept in memory")
+        return self.folder / f"block-{layer:04d}.safetensors"
 
-        def keep_settings(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
-            settings.append({name: value for name, value in kwargs.items() if name != "hidden_states"})
+    def write(self, layer: int, changes: Mapping[Site, Change]) -> None:
+        """Notes a finished block."""
+        tensors: dict[str, torch.Tensor] = {}
+        for change in changes.values():
+            tensors |= {f"parameter.{name}": value.cpu().contiguous() for name, value in change.parameters.items()}
+            tensors |= {f"keep.{name}": value.cpu().contiguous() for name, value in change.keep.items()}
+            tensors |= {f"note.{name}": value.cpu().contiguous() for name, value in change.notes.items()}
+        errors = {site: change.error for site, change in changes.items()}
+        if self.folder is None:
+            self._memory[layer] = (tensors, errors)
+        else:
+            save_tensors(self._path(layer), tensors, {f"error.{site}": repr(error) for site, error in errors.items()})
 
-        with torch.inference_mode():
-            handles = [layer.register_forward_pre_hook(keep_settings, with_kwargs=True) for layer in layers]
-            network.model(input_ids=rows[:1].to(device), use_cache=False)
-            for handle in handles:
-                handle.remove()
-            handle = layers[0].register_forward_pre_hook(keep_hidden, with_kwargs=True)
-            for row in rows:
-                with suppress(_Stop):
-                    network.model(input_ids=row[None].to(device), use_cache=False)
-            handle.remove()
-        return cls(layers, hidden, settings)
+    def read(self, layer: int) -> "Operated":
+        """A finished block.
 
-    def hessian(self, layer: int, part: str) -> Hessian:
-        """Of the inputs of a linear layer of a block; the block runs no further than that."""
-        module = self.layers[layer]
-        found: list[Hessian] = []
-
-        def add(inputs: torch.Tensor) -> None:
-            if not found:
-                found.append(Hessian.empty(inputs.shape[-1], device=inputs.device))
-            found[0].add(inputs)
-            raise _Stop
-
-        with torch.inference_mode(), hooked(module, {part: add}, {}):
-            for hidden in self.hidden:
-                with suppress(_Stop):
-                    module(hidden, **self.settings[layer])
-        return found[0]
-
-    def advance(self, layer: int) -> None:
-        """Sends the hidden states through a block."""
-        with torch.inference_mode():
-            for i, hidden in enumerate(self.hidden):
-                output = self.layers[layer](hidden, **self.settings[layer])
-                self.hidden[i] = output[0] if isinstance(output, tuple) else output
+        Raises:
+            FormatError: the file is damaged.
+        """
+        if self.folder is None:
+            tensors, errors = self._memory[layer]
+        else:
+            tensors, metadata = load_tensors(self._path(layer))
+            try:
+                errors = {k.removeprefix("error."): float(v) for k, v in metadata.items() if k.startswith("error.")}
+            except ValueError as error:
+                raise FormatError(f"{self._path(layer)} has damaged metadata: {error}") from error
+        parts = {part: _named(f"{part}.", tensors) for part in ("parameter", "keep", "note")}
+        errors = {f"{site}.{layer}": error for site, error in errors.items()}
+        return Operated(parts["parameter"], parts["keep"], errors, parts["note"])
 
 
-def repaired(
+def _named(prefix: str, tensors: Tensors) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class Operated:
+    """What a run through all blocks did.
+
+    Attributes:
+        parameters: those that changed.
+        keep: what stays, of every unit group or matrix that was operated on.
+        errors: relative squared error by site and block (``neuron.3``).
+        notes: what else the surgeon said.
+        tokens: how many each Hessian was summed over.
+        seconds: of the `forward` passes, the `statistics` and the `solver`.
+    """
+
+    parameters: Mapping[str, torch.Tensor]
+    keep: Mapping[str, torch.Tensor]
+    errors: Mapping[str, float]
+    notes: Mapping[str, torch.Tensor]
+    tokens: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+class _Stopwatch:
+    """Seconds by what they were spent on."""
+
+    def __init__(self) -> None:
+        self.seconds = {"forward": 0.0, "statistics": 0.0, "solver": 0.0}
+
+    @contextmanager
+    def on(self, what: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[what] += time.perf_counter() - start
+
+
+def operate(
     model: Model,
-    mask: Mask,
     rows: Int[torch.Tensor, "windows seq_len"],
+    surgeon: Surgeon,
     *,
-    damping: float = 0.01,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
-    finished: Callable[[str, torch.Tensor], None] | None = None,
-) -> dict[str, Float[torch.Tensor, "out columns"]]:
-    """The layers that read removed units, refitted so that what is left gives what all gave (`obs.compensated`).
-
-    Attention first, then the MLP through the pruned attention, then the next block with the inputs that this one now
-    gives (SlimGPT, section 3.3).
+    journal: Journal | None = None,
+    what: str = "pruning",
+) -> Operated:
+    """Takes a surgeon through all blocks of a decoder.
 
     Args:
-        model: a decoder.
-        mask: what stays of it.
-        rows: calibration windows.
-        damping: of the Hessians, as a share of their mean diagonal.
-        dtype: of the forward passes; Hessians are summed in float32 and solved in float64.
+        model: a decoder; it stays as it is.
+        rows: calibration windows, all of their tokens real.
+        surgeon: what is done.
+        dtype: of the forward passes; the checkpoint's own by default. Hessians are summed in float32.
         device: of all of it.
-        finished: is called with every layer as soon as it is done.
+        journal: what has been done already, and where to note the rest. A block that is in it is sent through as it
+            was left, so the result is bitwise that of a run that wasn't stopped.
+        what: the name on the progress bar.
 
-    Returns:
-        the weights that changed, by parameter name, in float32, zero in the columns that go.
-
-    Cost: two to three passes through the network, and a Cholesky factorisation a layer.
-
-    Warns:
-        UserWarning: there are fewer calibration tokens than columns.
+    Cost: one forward pass through the blocks, ``columns^2`` operations a token and site, and the surgeon's work.
 
     Raises:
-        InputError: the model is a perceptron, a Hessian is not positive definite, or an activation is not finite.
+        InputError: the model is a perceptron, there is no text, or an activation is not finite.
     """
     decoder = model.decoder
     model.check_tokens(rows)
     if rows.numel() == 0:
-        raise InputError("there is no calibration text to repair with")
-    widest = max((group.size * group.width for group in model.units.of_kind("head", "neuron")), default=0)
-    if rows.numel() < widest:
-        warnings.warn(
-            f"{rows.numel():,} calibration tokens for layers of up to {widest:,} columns: the repair fits the text "
-            f"more than the model; calibrate on more, or raise the damping ({damping:g})",
-            stacklevel=1,
-        )
-    network: Any = model.module(dtype=dtype, device=device)
-    blocks = Blocks.caught(network, rows, device)
-    result: dict[str, torch.Tensor] = {}
-    for layer in progress(range(decoder.n_layers), "repairing", unit="block"):
-        for kind in ("head", "neuron"):
-            group = model.units[f"{kind}.{layer}"]
-            keep = mask.keep[group.name]
-            if bool(keep.all()):
-                continue
-            (reader,) = group.outgoing
-            part = reader.parameter.removeprefix(decoder.block(layer)).removesuffix(".weight")
-            hessian = blocks.hessian(layer, part).damped(damping)
-            columns = keep.repeat_interleave(reader.width).to(hessian.device)
-            weights = model.parameters[reader.parameter].float().to(hessian.device)
-            result[reader.parameter] = compensated(weights, hessian, columns).cpu()
-            if finished is not None:
-                finished(reader.parameter, result[reader.parameter])
-            module = blocks.layers[layer].get_submodule(part)  # its weight may be the caller's own tensor: replace it
-            dense = module.weight
-            module.weight = torch.nn.Parameter(result[reader.parameter].to(dense), requires_grad=False)
-        blocks.advance(layer)
-    return result
+        raise InputError("there is no calibration text")
+    journal, watch = journal or Journal(), _Stopwatch()
+    with watch.on("forward"):
+        network = StreamedDecoder(model, dtype=dtype, device=device)
+        blocks = Blocks.before_all(network, rows)
+    for layer in progress(range(decoder.n_layers), what, unit="block"):
+        with network.entered(f"layers.{layer}") as block:
+            if layer in journal:
+                _put(network, block, decoder.block(layer), journal.read(layer).parameters)
+            else:
+                journal.write(layer, _operate_on(blocks, layer, block, surgeon, watch))
+            if layer < decoder.n_layers - 1:
+                with watch.on("forward"):
+                    blocks.advance(layer, block)
+    finished = [journal.read(layer) for layer in range(decoder.n_layers)]
+    return _together(finished, rows.numel(), watch.seconds)
+
+
+def _operate_on(blocks: Blocks, layer: int, block: Any, surgeon: Surgeon, watch: _Stopwatch) -> dict[Site, Change]:
+    network, changes = blocks.network, dict[Site, Change]()
+    parameters, decoder = network.model.parameters, network.model.decoder
+    for site in surgeon.sites(layer):
+        hessian: Hessian | None = None
+        inputs = iter(blocks.inputs(layer, block, site))
+        while True:
+            with watch.on("forward"):
+                batch = next(inputs, None)
+            if batch is None:
+                break
+            with watch.on("statistics"):
+                hessian = hessian or Hessian.empty(batch.shape[-1], device=batch.device)
+                hessian.add(batch)
+        if hessian is None:
+            raise AssertionError("there are windows")
+        with watch.on("solver"):
+            names = [decoder.parameter(layer, f"{module}.weight") for module in SITES[site]]
+            weights = {name: parameters[name].to(network.device) for name in names}
+            changes[site] = surgeon(Seen(layer, site, hessian, weights))
+            _put(network, block, decoder.block(layer), changes[site].parameters)
+    return changes
+
+
+def _put(network: StreamedDecoder, block: Any, prefix: str, parameters: Tensors) -> None:
+    for name, value in parameters.items():
+        network.put(block, name.removeprefix(prefix), value)
+
+
+def _together(blocks: list[Operated], tokens: int, seconds: Mapping[str, float]) -> Operated:
+    parameters, keep, notes = dict[str, torch.Tensor](), dict[str, torch.Tensor](), dict[str, torch.Tensor]()
+    errors: dict[str, float] = {}
+    for block in blocks:
+        parameters |= block.parameters
+        keep |= block.keep
+        errors |= block.errors
+        notes |= block.notes
+    return Operated(parameters, keep, errors, notes, tokens, seconds)
 
 
 class Overlaid(Mapping[str, torch.Tensor]):
@@ -164,12 +257,21 @@ class Overlaid(Mapping[str, torch.Tensor]):
     def __init__(self, below: Mapping[str, torch.Tensor], above: Mapping[str, torch.Tensor]) -> None:
         self.below, self.above = below, above
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all of them, without reading those that aren't replaced if the others know theirs."""
+        known = getattr(self.below, "shapes", None)
+        below = {name: tuple(tensor.shape) for name, tensor in self.below.items()} if known is None else known
+        return {**below, **{name: tuple(tensor.shape) for name, tensor in self.above.items()}}
+
     def __getitem__(self, name: str) -> torch.Tensor:
-        found = self.below[name]
-        return self.above[name].to(found.dtype) if name in self.above else found
+        if name not in self.above:
+            return self.below[name]
+        found = self.above[name]
+        return found.to(self.below[name].dtype) if name in self.below else found
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.below)
+        return iter(dict.fromkeys([*self.below, *self.above]))
 
     def __len__(self) -> int:
-        return len(self.below)
+        return len(self.below.keys() | self.above.keys())

@@ -2,7 +2,7 @@
 
 1. `uniform`: all layers have shrunk alike; the configuration is edited.
 2. `padded`: layers differ; each is zero-padded to the widest, so one width fits all.
-3. `masked`: the original shapes with zeros.
+3. `masked`: the original shapes with zeros; the only rung for masks of single weights.
 
 A perceptron is stored by layer widths of its own, so it is simply `excised`.
 """
@@ -95,7 +95,8 @@ def shape_of(model: Model, mask: Mask, rung: str = "auto") -> Shape:
     Args:
         model: the dense model.
         mask: what stays.
-        rung: `auto`, `uniform`, `padded` or `masked`; for a perceptron `auto`, `excised` or `masked`.
+        rung: `auto`, `uniform`, `padded` or `masked`; for a perceptron `auto`, `excised` or `masked`; for a mask of
+            single weights `auto` or `masked`.
 
     Raises:
         InputError: the rung is unknown, or the mask doesn't allow it.
@@ -104,18 +105,28 @@ def shape_of(model: Model, mask: Mask, rung: str = "auto") -> Shape:
     if not isinstance(model.architecture, Decoder):
         if rung not in {"auto", "excised", "masked"}:
             raise InputError(f"a perceptron's checkpoint is excised or masked, not {rung!r}")
+        if mask.weights:
+            return _masked(plan, rung)
         return Shape("masked" if rung == "masked" else "excised", plan)
     if rung not in {"auto", "uniform", "padded", "masked"}:
         raise InputError(f"a checkpoint is uniform, padded or masked, not {rung!r}")
+    if rung == "masked" or mask.weights:
+        return _masked(plan, rung)
     decoder = model.architecture
-    if rung == "masked":
-        return Shape("masked", plan)
     layers = tuple(_widths(mask, layer) for layer in range(decoder.n_layers))
     target = _common(decoder, layers)
     best: Rung = "uniform" if all(widths == target for widths in layers) else "padded"
     if rung == "uniform" and best != "uniform":
         raise InputError("layers differ in width after this mask, so the checkpoint can't be uniform; use padded")
     return Shape("padded" if rung == "padded" else best, plan, target, layers, decoder)
+
+
+def _masked(plan: Plan, rung: str) -> Shape:
+    if rung not in {"auto", "masked"}:
+        raise InputError(
+            f"a mask of single weights leaves every shape as it is, so the checkpoint is masked, not {rung}"
+        )
+    return Shape("masked", plan)
 
 
 def _widths(mask: Mask, layer: int) -> Widths:

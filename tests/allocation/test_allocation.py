@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from graphprune.allocation import ALLOCATIONS, Allocation, Target, allocate
 from graphprune.allocation.budget import fill, rounded
-from graphprune.allocation.uniform import _van_der_corput
+from graphprune.allocation.schedule import _van_der_corput
 from graphprune.core.errors import InfeasibleError, InputError
 from graphprune.core.mask import Mask
 from graphprune.core.scores import Scores
 from graphprune.masks.items import Pieces, prunable, removable
 from graphprune.masks.select import DepthWarning, depth_share
+from graphprune.methods import Cut
 from graphprune.models.model import Model
-from graphprune.pruning import Cut, cut
+from graphprune.pruning import cut
 from tests.families import decoder, perceptron
 from tests.unchecked import unchecked
 
@@ -254,9 +255,9 @@ def test_a_sparsity_outside_the_unit_interval_is_refused_with_its_value(sparsity
 
 def test_unknown_options_are_refused_by_name() -> None:
     scores = scores_of(DECODER)
-    with pytest.raises(InputError, match="'random'; there are uniform, global"):
+    with pytest.raises(InputError, match="'random'; there are uniform, log, linear, global, graph"):
         cut(DECODER, scores, 0.1, Cut(allocation="random"))
-    with pytest.raises(InputError, match="'random'; there are uniform, global"):
+    with pytest.raises(InputError, match="'random'; there are uniform, log, linear, global, graph"):
         allocate("random", (), Target(0.1, 10))
     with pytest.raises(InputError, match="the floor is at least 0, not -1"):
         cut(DECODER, scores, 0.1, Cut(floor=-1))

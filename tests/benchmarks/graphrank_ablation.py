@@ -15,7 +15,8 @@ import torch
 from graphprune import calibrate, load_model, score
 from graphprune.calibration.text import read_text, sampled, spread, windows
 from graphprune.evaluation.masked import perplexity_of_masks
-from graphprune.pruning import Cut, cut
+from graphprune.methods import Cut
+from graphprune.pruning import cut
 
 START = {"backward": "outputs", "forward": "inputs", "both": "uniform"}
 

@@ -13,7 +13,8 @@ from graphprune import calibrate, load_model, score
 from graphprune.calibration.text import read_text, spread, windows
 from graphprune.core.mask import Mask
 from graphprune.evaluation.masked import perplexity_of_masks
-from graphprune.pruning import Cut, cut
+from graphprune.methods import Cut
+from graphprune.pruning import cut
 
 METHODS: list[tuple[str, str, dict[str, Any]]] = [
     ("random", "random", {}),

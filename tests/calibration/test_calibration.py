@@ -1,6 +1,7 @@
 """Statistics against a direct computation, and what text becomes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 import torch
 
 from graphprune import CalibrationStats, Model, calibrate
-from graphprune.calibration.forward import sites
+from graphprune.calibration.forward import site_sizes, sites
 from graphprune.calibration.text import read_text, sampled, spread, windows
-from graphprune.core.errors import InputError, ModelError
+from graphprune.core.errors import FormatError, InputError, ModelError
+from graphprune.core.io import load_tensors
 from graphprune.models.data import read_examples
 from tests import families
 
@@ -34,6 +36,9 @@ class Recorder:
                     store.setdefault(name, []).append(x.detach().double().reshape(-1, x.shape[-1]))
 
         return hook
+
+    def sums(self, name: str) -> torch.Tensor:
+        return torch.cat(self.inputs[name]).sum(dim=0)
 
     def squares(self, store: dict[str, list[torch.Tensor]], name: str, size: int | None = None) -> torch.Tensor:
         seen = torch.cat(store[name])
@@ -84,6 +89,31 @@ def test_statistics_equal_a_direct_computation(name: str) -> None:
         torch.testing.assert_close(stats.squares[site], values, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", families.MODEL_TYPES)
+def test_the_outputs_of_units_have_sums_means_and_variances_as_well(name: str) -> None:
+    rows = families.token_ids(5, 12)
+    stats = calibrate(families.decoder(name), rows)
+    network: Any = families.causal_lm(name)
+    seen = Recorder(network)
+    with torch.no_grad():
+        network(rows)
+    read = {f"attn.{i}": f"model.layers.{i}.self_attn.o_proj" for i in range(2)}
+    read |= {f"neuron.{i}": f"model.layers.{i}.mlp.down_proj" for i in range(2)}
+    assert stats.sums.keys() == read.keys()
+    for site, module in read.items():
+        X = torch.cat(seen.inputs[module])
+        assert stats.sums[site].dtype == torch.float64
+        torch.testing.assert_close(stats.sums[site], seen.sums(module), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(stats.mean(site), X.mean(dim=0), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(stats.variance(site), X.var(dim=0, correction=0), rtol=1e-5, atol=1e-5)
+
+
+def test_a_variance_is_never_below_zero() -> None:
+    total = torch.full((1,), 3.0 * 7, dtype=torch.float64)
+    stats = CalibrationStats({"neuron.0": total * 3 - 1e-9}, 7, sums={"neuron.0": total})
+    assert stats.variance("neuron.0").tolist() == [0.0]
+
+
 def test_the_stream_before_the_first_block_is_the_embedding() -> None:
     model, rows = families.decoder("llama"), families.token_ids(5, 12)
     embedded = model.parameters["model.embed_tokens.weight"].double()[rows].reshape(-1, 16)
@@ -103,6 +133,9 @@ def test_statistics_of_a_perceptron_equal_a_direct_computation() -> None:
     assert stats.squares.keys() == expected.keys()
     for site, values in expected.items():
         torch.testing.assert_close(stats.squares[site], values.double().square().sum(dim=0), rtol=1e-5, atol=1e-6)
+    assert stats.sums.keys() == {"neuron.0", "neuron.1"}
+    for site, values in stats.sums.items():
+        torch.testing.assert_close(values, expected[site].double().sum(dim=0), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(stats.norm("input.0"), torch.linalg.vector_norm(x.double(), dim=0))
     torch.testing.assert_close(stats.rms("input.0"), x.double().square().mean(dim=0).sqrt())
 
@@ -112,6 +145,9 @@ def assert_same(a: CalibrationStats, b: CalibrationStats, rtol: float = 1e-12) -
     assert a.n_tokens == b.n_tokens
     for site, values in a.squares.items():
         torch.testing.assert_close(values, b.squares[site], rtol=rtol, atol=0)
+    assert a.sums.keys() == b.sums.keys()
+    for site, values in a.sums.items():
+        torch.testing.assert_close(values, b.sums[site], rtol=rtol, atol=rtol)
 
 
 def test_the_statistics_of_two_halves_merge_to_those_of_the_whole() -> None:
@@ -119,6 +155,14 @@ def test_the_statistics_of_two_halves_merge_to_those_of_the_whole() -> None:
     merged = calibrate(model, rows[:2]).merged(calibrate(model, rows[2:]))
     assert_same(merged, calibrate(model, rows))
     assert merged.model == model.identity
+
+
+def test_statistics_with_and_without_sums_merge_to_some_without() -> None:
+    whole = calibrate(families.decoder("llama"), families.token_ids(2, 8))
+    old = replace(whole, sums={})
+    for merged in (whole.merged(old), old.merged(whole)):
+        assert not merged.sums
+        assert merged.n_tokens == 32
 
 
 def test_statistics_of_different_models_do_not_merge() -> None:
@@ -183,6 +227,70 @@ def test_examples_are_read_from_safetensors(tmp_path: Path) -> None:
     assert_same(calibrate(families.perceptron(), path), calibrate(families.perceptron(), inputs), rtol=1e-5)
     with pytest.raises(InputError, match="labels"):
         read_examples(path, labelled=True)
+
+
+# Files
+
+
+def rewritten(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, str]], object]) -> None:
+    """Changes the tensors and the metadata of a file."""
+    from safetensors.torch import save_file
+
+    tensors, metadata = load_tensors(path)
+    changed = {name: tensor.clone() for name, tensor in tensors.items()}
+    change(changed, metadata)
+    save_file(changed, path, metadata=metadata)
+
+
+def test_sums_are_saved_and_loaded(tmp_path: Path) -> None:
+    model, path = families.decoder("llama"), tmp_path / "stats.safetensors"
+    stats = calibrate(model, families.token_ids(2, 8))
+    stats.save(path)
+    assert_same(CalibrationStats.load(path, site_sizes(model), model.identity), stats, rtol=0)
+
+
+def test_a_file_of_version_1_is_read_and_has_no_means(tmp_path: Path) -> None:
+    def downgrade(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+        metadata["version"] = "1"
+        for name in [name for name in tensors if name.startswith("sum/")]:
+            del tensors[name]
+
+    model, path = families.decoder("llama"), tmp_path / "stats.safetensors"
+    stats = calibrate(model, families.token_ids(2, 8))
+    stats.save(path)
+    rewritten(path, downgrade)
+    old = CalibrationStats.load(path, site_sizes(model), model.identity)
+    assert_same(old, replace(stats, sums={}), rtol=0)
+    for measure in (old.mean, old.variance):
+        with pytest.raises(InputError, match="hold no means; calibrate again"):
+            measure("neuron.0")
+
+
+DAMAGE: dict[str, Callable[[dict[str, torch.Tensor]], object]] = {
+    "missing": lambda tensors: tensors.pop("sum/neuron.1"),
+    "no site that has a sum": lambda tensors: tensors.update({"sum/gate.0": tensors["gate.0"].clone()}),
+    r"has \(3,\) entries, not \(24,\)": lambda tensors: tensors.update({"sum/neuron.1": torch.zeros(3).double()}),
+    "is torch.float32": lambda tensors: tensors.update({"sum/neuron.1": torch.zeros(24)}),
+    "NaN or infinite": lambda tensors: tensors["sum/attn.0"].fill_(float("nan")),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGE)
+def test_damaged_sums_are_refused(tmp_path: Path, message: str) -> None:
+    model, path = families.decoder("llama"), tmp_path / "stats.safetensors"
+    calibrate(model, families.token_ids(2, 8)).save(path)
+    rewritten(path, lambda tensors, _: DAMAGE[message](tensors))
+    with pytest.raises(FormatError, match=message) as caught:
+        CalibrationStats.load(path, site_sizes(model), model.identity)
+    assert str(path) in str(caught.value)
+
+
+def test_a_sum_may_be_negative(tmp_path: Path) -> None:
+    model, path = families.decoder("llama"), tmp_path / "stats.safetensors"
+    stats = calibrate(model, families.token_ids(2, 8))
+    assert (stats.sums["attn.0"] < 0).any()
+    stats.save(path)
+    assert torch.equal(CalibrationStats.load(path).sums["attn.0"], stats.sums["attn.0"])
 
 
 # Text

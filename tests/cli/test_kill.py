@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from graphprune.core.graph_store import load_graph
+from graphprune.core.io import load_tensors, save_tensors
 from graphprune.core.mask import Mask
 from graphprune.core.scores import Scores
 from graphprune.core.stats import CalibrationStats
@@ -22,6 +23,7 @@ from graphprune.models.load import load_model
 from tests.cli.runner import CALIBRATED
 
 PRUNE = ("prune", "tiny", "--method", "mlprank", "--sparsity", "0.3", *CALIBRATED, "--json")
+SLIMGPT = ("prune", "tiny", "--method", "slimgpt", "--sparsity", "0.3", *CALIBRATED, "--seq-len", "128", "--json")
 EXPORT = ("export", "tiny", "--weight", "activation", *CALIBRATED, "--json")
 MOMENTS = 8
 
@@ -107,28 +109,60 @@ def graph_weights(run: Path) -> list[torch.Tensor]:
     return [block.load().values for block in load_graph(run / "graph").blocks]
 
 
+def finished_blocks(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.glob("blocks/*/block-*.safetensors")}
+
+
 @pytest.mark.timeout(120)
-def test_prune_killed_at_any_moment_leaves_whole_files_and_finishes_the_same(zygote: Zygote, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [PRUNE, SLIMGPT], ids=["mlprank", "slimgpt"])
+def test_prune_killed_at_any_moment_leaves_whole_files_and_finishes_the_same(
+    zygote: Zygote, tmp_path: Path, command: tuple[str, ...]
+) -> None:
     reference = tmp_path / "reference"
-    whole = zygote.run(*PRUNE, "-o", reference)
+    whole = zygote.run(*command, "-o", reference)
     assert whole.status == 0, whole.err
     expected = json.loads(whole.out)
     weights = load_file(Path(expected["checkpoint"]) / "model.safetensors")
     killed = 0
     for moment in range(MOMENTS):
         run = tmp_path / f"run-{moment}"
-        ended = zygote.run(*PRUNE, "-o", run, after=whole.seconds * (moment + 0.5) / MOMENTS)
+        ended = zygote.run(*command, "-o", run, after=whole.seconds * (moment + 0.5) / MOMENTS)
         killed += ended.status == -signal.SIGKILL
         check_whole(run)
-        again = zygote.run(*PRUNE, "-o", run)
+        again = zygote.run(*command, "-o", run)
         assert again.status == 0, again.err
         result = json.loads(again.out)
         assert not [path for path in run.rglob("*") if path.name.startswith(".tmp")]
+        assert not finished_blocks(run)
         assert Path(result["mask"]).read_bytes() == Path(expected["mask"]).read_bytes()
         found = load_file(Path(result["checkpoint"]) / "model.safetensors")
         assert found.keys() == weights.keys()
         assert all(torch.equal(found[name], values) for name, values in weights.items())
     assert killed >= MOMENTS // 2, "the signals came too late to prove anything"
+
+
+@pytest.mark.timeout(120)
+def test_blocks_that_were_finished_before_the_kill_are_not_done_again(zygote: Zygote, tmp_path: Path) -> None:
+    whole = zygote.run(*SLIMGPT, "-o", tmp_path / "reference")
+    expected = load_file(Path(json.loads(whole.out)["checkpoint"]) / "model.safetensors")
+    for moment in range(2 * MOMENTS):
+        run = tmp_path / f"run-{moment}"
+        zygote.run(*SLIMGPT, "-o", run, after=whole.seconds * (moment + 0.5) / (2 * MOMENTS))
+        left = finished_blocks(run)
+        if 0 < len(left) < load_model("tiny").decoder.n_layers:
+            break
+    else:
+        pytest.fail("no signal came between two blocks")
+    check_whole(run)
+    spoilt = min(left)  # a block that is done again would undo this
+    tensors, metadata = load_tensors(spoilt)
+    save_tensors(spoilt, {k: 2 * v if k.endswith("down_proj.weight") else v for k, v in tensors.items()}, metadata)
+    again = zygote.run(*SLIMGPT, "-o", run)
+    assert again.status == 0, again.err
+    assert not finished_blocks(run)
+    found = load_file(Path(json.loads(again.out)["checkpoint"]) / "model.safetensors")
+    name = "model.layers.0.mlp.down_proj.weight"
+    assert torch.equal(found[name], 2 * expected[name])
 
 
 @pytest.mark.timeout(120)
@@ -170,7 +204,7 @@ def test_a_checkpoint_that_is_replaced_when_killed_is_the_old_or_the_new(zygote:
     assert all(torch.equal(found[name], values) for name, values in old.items())
 
 
-@pytest.mark.parametrize("command", [PRUNE, EXPORT])
+@pytest.mark.parametrize("command", [PRUNE, SLIMGPT, EXPORT], ids=["mlprank", "slimgpt", "export"])
 def test_ctrl_c_says_one_sentence_and_leaves_nothing_half_written(
     zygote: Zygote, tmp_path: Path, command: tuple[str, ...]
 ) -> None:

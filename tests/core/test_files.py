@@ -204,7 +204,7 @@ DAMAGE: Mapping[str, Callable[[Tensors, dict[str, str]], None]] = {
     "a shorter group": shorter,
     "two dimensions": two_dimensional,
     "another type": another_dtype,
-    "a newer version": meta(version=2),
+    "a newer version": meta(version=99),
     "a version that is no number": meta(version="one"),
     "another kind": meta(format="graphprune.something"),
     "no format": without("format"),

@@ -17,7 +17,8 @@ from graphprune.core.errors import InputError
 from graphprune.evaluation.evaluate import accuracy
 from graphprune.evaluation.masked import perplexity_of_masks
 from graphprune.evaluation.perplexity import perplexity
-from graphprune.pruning import Cut, cut
+from graphprune.methods import Cut
+from graphprune.pruning import cut
 from tests import families
 
 

@@ -1,0 +1,229 @@
+"""A method is a point in scorer x allocation x compensation; a recipe is a method with all of its options."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from graphprune.allocation import ALLOCATIONS, Normalise, Target
+from graphprune.core.errors import InputError
+from graphprune.core.pattern import Pattern
+from graphprune.masks.items import Budget, HeadMode
+from graphprune.scorers import SCORERS, make_scorer
+from graphprune.scorers.inputs import WeightScorer
+from graphprune.solvers.obs import HeadError
+from graphprune.solvers.units import Compensation
+
+Units = Literal["all", "neuron", "head"]
+Statistics = Literal["pruned", "dense"]
+COMPENSATIONS: tuple[Compensation, ...] = ("none", "obs", "bias")
+OBS = "obs"
+UNITS, UNSTRUCTURED = "units", "unstructured"
+BY_GRAPH, BY_CURVES = "graph", "curves"
+ALLOCATION_NAMES = (*ALLOCATIONS, BY_GRAPH, BY_CURVES)
+SCORER_NAMES = (*SCORERS, OBS)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named method: what decides, how it is spread over layers, how survivors make up for it, and of what."""
+
+    scorer: str
+    allocation: str = "uniform"
+    compensation: Compensation = "none"
+    pattern: str = UNITS
+    normalise: Normalise = "layer"
+
+
+PRESETS: dict[str, Preset] = {
+    **{name: Preset(name) for name in SCORERS},
+    "flap": Preset("flap", "global", "bias", normalise="standard"),
+    "slimgpt": Preset(OBS, "log", "obs"),
+    "graphslim": Preset(OBS, BY_CURVES, "obs"),
+    "sparsegpt": Preset(OBS, "uniform", "obs", UNSTRUCTURED),
+}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How scores become a mask.
+
+    Attributes:
+        allocation: `uniform`, `log`, `linear`, `global` (one threshold on the scores), `graph` (one on the credit of
+            the whole graph), `curves` (one on what each next piece costs the prediction), or None for the method's own.
+        units: what may go: `neuron`, `head`, or `all` kinds that have scores.
+        head_mode: heads go as whole key/value groups (`group`) or one from every group (`balanced`).
+        floor: pieces that stay in every layer; 0 allows an empty layer.
+        round_to: widths that stay are a multiple of this.
+        normalise: of `global`: `layer`, `standard` or `none`; None for the method's own.
+        budget: what is counted: `parameters`, `units`, or None for parameters of a decoder and units of a perceptron
+            (where a weight belongs to two neurons).
+        first: of `log` and `linear`: the largest share that the first layer loses.
+    """
+
+    allocation: str | None = None
+    units: Units = "all"
+    head_mode: HeadMode = "group"
+    floor: int = 1
+    round_to: int = 1
+    normalise: Normalise | None = None
+    budget: Budget | None = None
+    first: float = 0.0625
+
+    def with_defaults(self, preset: Preset) -> "Cut":
+        return replace(
+            self, allocation=self.allocation or preset.allocation, normalise=self.normalise or preset.normalise
+        )
+
+    def check(self, sparsity: float) -> None:
+        """Checks everything that can be checked without a model.
+
+        Raises:
+            InputError: an option is unknown or out of range.
+        """
+        if self.allocation is not None and self.allocation not in ALLOCATION_NAMES:
+            raise InputError(f"no allocation is named {self.allocation!r}; there are {', '.join(ALLOCATION_NAMES)}")
+        if self.units not in {"all", "neuron", "head"}:
+            raise InputError(f"units are all, neuron or head, not {self.units!r}")
+        if self.floor < 0:
+            raise InputError(f"the floor is at least 0, not {self.floor}")
+        self.target(sparsity, 1)
+
+    def target(self, sparsity: float, prunable: int) -> Target:
+        return Target(sparsity, prunable, self.normalise or "layer", self.round_to, self.first)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides how a model is pruned, but for how much.
+
+    Attributes:
+        scorer: what matters, by name; `obs` for second-order errors. Empty where scores are given.
+        options: of the scorer.
+        cut: which units may go, and how much from which layer.
+        compensation: how what stays makes up for what goes: `none`, `obs` (least squares), `bias` (the mean).
+        pattern: `units`, `unstructured` (single weights), or `N:M` (N of every M neighbouring weights of a row stay).
+        statistics: a scorer of a unit's own activations sees those of the `pruned` blocks before it, or of the `dense`
+            model; scores of the whole model are always of the dense one.
+        damping: of the Hessians, as a share of their mean diagonal.
+        head_error: of a head under `obs`: `grouped` Cholesky or `exact`.
+        group_start, group_floor: how many neurons go at a time under `obs`, at first and at last; None scales with the
+            width.
+    """
+
+    scorer: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    cut: Cut = field(default_factory=Cut)
+    compensation: Compensation = "none"
+    pattern: str = UNITS
+    statistics: Statistics = "pruned"
+    damping: float = 0.01
+    head_error: HeadError = "grouped"
+    group_start: int | None = None
+    group_floor: int | None = None
+
+    @classmethod
+    def of(cls, method: str | None, **given: Any) -> "Recipe":
+        """A preset with some of its choices replaced; None stands for the preset's own.
+
+        Args:
+            method: its name; None where scores are given.
+            given: fields of a recipe.
+
+        Raises:
+            InputError: no method has this name.
+        """
+        if method is not None and method not in PRESETS:
+            raise InputError(f"no method is named {method!r}; there are {', '.join(PRESETS)}")
+        preset = Preset("") if method is None else PRESETS[method]
+        cut = (given.pop("cut", None) or Cut()).with_defaults(preset)
+        own = {"scorer": preset.scorer, "compensation": preset.compensation, "pattern": preset.pattern}
+        return cls(cut=cut, **(own | {name: value for name, value in given.items() if value is not None}))
+
+    @property
+    def of_weights(self) -> bool:
+        """Whether single weights go."""
+        return self.pattern != UNITS
+
+    @property
+    def n_of_m(self) -> Pattern | None:
+        return Pattern.parse(self.pattern) if self.of_weights and self.pattern != UNSTRUCTURED else None
+
+    def sparsity(self, given: float | None) -> float:
+        """The fraction that goes: what was asked for, or what the pattern says.
+
+        Raises:
+            InputError: neither says it, or they differ.
+        """
+        if (pattern := self.n_of_m) is None:
+            if given is None:
+                raise InputError("how much shall go? give --sparsity, the fraction removed")
+            return given
+        if given is not None and abs(given - pattern.sparsity) > 1e-9:
+            raise InputError(f"the pattern {pattern} removes {pattern.sparsity:g}, not {given:g}; leave --sparsity out")
+        return pattern.sparsity
+
+    def check(self, sparsity: float) -> None:
+        """Checks everything that can be checked without a model.
+
+        Raises:
+            InputError: an option is unknown, out of range, or doesn't go with another.
+        """
+        if self.scorer not in {"", OBS}:
+            make_scorer(self.scorer, **self.options)
+        elif self.options:
+            raise InputError("the second-order errors have no options of a scorer; see --damping and --head-error")
+        self.cut.check(sparsity)
+        if self.compensation not in COMPENSATIONS:
+            raise InputError(f"no compensation is named {self.compensation!r}; there are {', '.join(COMPENSATIONS)}")
+        if not 0 <= self.damping < float("inf"):
+            raise InputError(f"damping is a share of the mean diagonal, at least 0, not {self.damping:g}")
+        if self.head_error not in {"grouped", "exact"}:
+            raise InputError(f"the error of a head is grouped or exact, not {self.head_error!r}")
+        if self.statistics not in {"pruned", "dense"}:
+            raise InputError(f"statistics are of the pruned or the dense model, not {self.statistics!r}")
+        for name, size in (("start", self.group_start), ("floor", self.group_floor)):
+            if size is not None and size < 1:
+                raise InputError(f"the {name} of the group size is at least 1, not {size}")
+        if self.group_start is not None and self.group_floor is not None and self.group_start < self.group_floor:
+            raise InputError(
+                f"group sizes fall from a start to a floor, not from {self.group_start} to {self.group_floor}"
+            )
+        if self.of_weights:
+            self._check_weights()
+        elif self.scorer == OBS and self.statistics == "dense":
+            raise InputError("second-order errors are those behind the pruned blocks; leave --statistics out")
+
+    def check_without_text(self, *, given_scores: bool = False) -> None:
+        """Checks that nothing needs a calibration text.
+
+        Raises:
+            InputError: something does.
+        """
+        if self.compensation != "none":
+            raise InputError(f"the compensation {self.compensation} needs calibration; give --calibration FILE")
+        if self.cut.allocation in {BY_GRAPH, BY_CURVES}:
+            raise InputError(f"the allocation {self.cut.allocation} needs calibration; give --calibration FILE")
+        if given_scores:
+            return
+        scorer = None if self.scorer == OBS else make_scorer(self.scorer, **self.options)
+        if scorer is None or scorer.needs_stats or scorer.needs_gradients:
+            raise InputError(f"the scorer {self.scorer} needs calibration; give --calibration FILE")
+
+    def _check_weights(self) -> None:
+        pattern = self.n_of_m
+        if not self.scorer:
+            raise InputError("scores of units say nothing of single weights; leave --pattern out, or give a --method")
+        if self.scorer != OBS and not isinstance(make_scorer(self.scorer, **self.options), WeightScorer):
+            raise InputError(f"the scorer {self.scorer} scores units, not single weights")
+        if self.compensation == "bias":
+            raise InputError("the compensation bias makes up for units, not for single weights; use none or obs")
+        if self.cut.allocation not in {None, "uniform", "log", "linear"}:
+            raise InputError(f"single weights are allocated uniform, log or linear, not {self.cut.allocation}")
+        if pattern is not None and self.cut.allocation not in {None, "uniform"}:
+            raise InputError(f"the pattern {pattern} leaves nothing to allocate: every layer loses the same")
+        plain = Cut(self.cut.allocation, normalise=self.cut.normalise, first=self.cut.first)
+        if self.cut != plain or self.statistics == "dense":
+            raise InputError(
+                "single weights go from all linear layers of the blocks: --units, --head-mode, --floor, --round-to, "
+                "--budget and --statistics don't apply"
+            )

@@ -1,0 +1,174 @@
+"""Every method on a real model: perplexity against what is removed, what it cost, and a plot.
+
+python -m tests.benchmarks.methods --model smollm2-135m --calibration VALID --text TEST [--plot FILE]
+
+Structured methods at equal shares of the decoder blocks' linear parameters (methods that rank neurons alone take more
+of these); single weights at equal shares of the same. Nothing is chosen here: the calibration text calibrates, the
+evaluation text is only reported on. A method that needs no calibration cuts at once; the others go through the
+sequential engine.
+"""
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graphprune import Model, load_model
+from graphprune.calibration.text import read_text, spread, windows
+from graphprune.core.errors import GraphpruneError
+from graphprune.core.units import HEAD, KV_HEAD, NEURON
+from graphprune.evaluation.perplexity import perplexity
+from graphprune.methods import Cut, Recipe
+from graphprune.models.model import build_causal_lm
+from graphprune.pruning import Evidence, apply
+from graphprune.surgery.cut import zeroed
+from graphprune.surgery.removed import removed
+
+NEURONS = Cut(units="neuron")
+STRUCTURED: list[tuple[str, str, dict[str, Any]]] = [
+    ("random", "random", {}),
+    ("magnitude", "magnitude", {}),
+    ("activation", "activation", {}),
+    ("activation, neurons", "activation", {"cut": NEURONS}),
+    ("activation, neurons, obs", "activation", {"cut": NEURONS, "compensation": "obs"}),
+    ("wanda", "wanda", {}),
+    ("taylor", "taylor", {}),
+    ("taylor, obs", "taylor", {"compensation": "obs"}),
+    ("flap", "flap", {}),
+    ("llmrank (neurons)", "llmrank", {}),
+    ("mlprank mpr gated (neurons)", "mlprank", {"options": {"rank": "mpr", "mlp": "gated"}}),
+    ("graphrank", "graphrank", {}),
+    ("graphrank, obs", "graphrank", {"compensation": "obs"}),
+    ("credit", "credit", {}),
+    ("slimgpt", "slimgpt", {}),
+    ("slimgpt, balanced heads", "slimgpt", {"cut": Cut(head_mode="balanced")}),
+    ("slimgpt, neurons", "slimgpt", {"cut": NEURONS}),
+    ("slimgpt, graph allocation", "slimgpt", {"cut": Cut(allocation="graph")}),
+    ("graphslim", "graphslim", {}),
+]
+SINGLE = ("magnitude", "wanda", "sparsegpt")
+PATTERNS = ("2:4", "4:8", "1:4")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all methods share."""
+
+    model: Model
+    evidence: Evidence
+    rows: torch.Tensor
+
+    def quality(self, recipe: Recipe, sparsity: float) -> tuple[float, float, float]:
+        """Perplexity, the share of the blocks' linear parameters removed, and the seconds of pruning."""
+        needs = recipe.scorer == "obs" or recipe.compensation != "none" or recipe.cut.allocation in {"graph", "curves"}
+        evidence = self.evidence if needs or not _alone(recipe) else Evidence(self.model)
+        start = time.perf_counter()
+        cutting = apply(recipe, sparsity, evidence)
+        seconds = time.perf_counter() - start
+        parameters = zeroed(cutting.model.parameters, cutting.model.units, cutting.mask)
+        network: Any = build_causal_lm(cutting.model.config, parameters, None, self.model.preferred_dtype()).eval()
+        facts = removed(self.model, cutting.mask, (HEAD, KV_HEAD, NEURON))
+        return perplexity(network, self.rows), facts["prunable_params_removed"], seconds
+
+
+def _alone(recipe: Recipe) -> bool:
+    """Whether a recipe needs no text."""
+    try:
+        recipe.check_without_text()
+    except GraphpruneError:
+        return False
+    return True
+
+
+def share_of(model: Model, recipe: Recipe) -> float:
+    """The blocks' linear parameters over those of the kinds that a recipe prunes."""
+    neurons_only = recipe.cut.units == "neuron" or recipe.scorer in {"llmrank", "mlprank"}
+    everything = model.units.prunable_parameters(HEAD, KV_HEAD, NEURON)
+    return everything / model.units.prunable_parameters(NEURON) if neurons_only else 1.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--calibration", type=Path, required=True)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--n-samples", type=int, default=32)
+    parser.add_argument("--seq-len", type=int, default=512)
+    parser.add_argument("--max-windows", type=int, default=24)
+    parser.add_argument("--sparsity", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.4, 0.5])
+    parser.add_argument("--single", type=float, nargs="*", default=[0.5, 0.7])
+    parser.add_argument("--only", nargs="+", help="these methods alone")
+    parser.add_argument("--plot", type=Path, help="where to draw the structured methods")
+    args = parser.parse_args()
+    model = load_model(args.model)
+    evidence = Evidence.of_text(model, args.calibration, n_samples=args.n_samples, seq_len=args.seq_len)
+    rows = spread(windows(model.tokenizer, read_text(args.text), args.seq_len), args.max_windows)
+    setting = Setting(model, evidence, rows)
+    dense = perplexity(model.module(), rows)
+    print(f"{model.name}, dense {dense:.2f}; {len(rows)} windows of {args.seq_len}, calibrated on "
+          f"{args.n_samples} x {args.seq_len} tokens; block parameters are "
+          f"{model.units.prunable_parameters(HEAD, KV_HEAD, NEURON) / model.n_parameters:.1%} of all\n")  # fmt: skip
+    curves = _structured(setting, args)
+    if args.plot is not None:
+        draw(curves, args.sparsity, dense, args.plot)
+    if args.single:
+        _single(setting, args.single)
+
+
+def _structured(setting: Setting, args: argparse.Namespace) -> dict[str, list[float]]:
+    print("| method | " + " | ".join(f"{sparsity:.0%}" for sparsity in args.sparsity) + " | removed | seconds |")
+    print("|---" * (3 + len(args.sparsity)) + "|", flush=True)
+    curves: dict[str, list[float]] = {}
+    for label, method, choices in STRUCTURED:
+        if args.only and label not in args.only:
+            continue
+        recipe = Recipe.of(method, **choices)
+        found = [setting.quality(recipe, s * share_of(setting.model, recipe)) for s in args.sparsity]
+        curves[label] = [value for value, *_ in found]
+        gone = " / ".join(f"{share:.1%}" for _, share, _ in found)
+        times = sorted(seconds for *_, seconds in found)
+        print(f"| {label} | " + " | ".join(f"{value:,.1f}" for value in curves[label])
+              + f" | {gone} | {times[len(times) // 2]:.0f} |", flush=True)  # fmt: skip
+    return curves
+
+
+def _single(setting: Setting, sparsities: list[float]) -> None:
+    print("\n| single weights | " + " | ".join([*(f"{s:.0%}" for s in sparsities), *PATTERNS]) + " |")
+    print("|---" * (1 + len(sparsities) + len(PATTERNS)) + "|", flush=True)
+    for method in SINGLE:
+        values = [setting.quality(Recipe.of(method, pattern="unstructured"), s)[0] for s in sparsities]
+        for pattern in PATTERNS:
+            recipe = Recipe.of(method, pattern=pattern)
+            values.append(setting.quality(recipe, recipe.sparsity(None))[0])
+        print(f"| {method} | " + " | ".join(f"{value:,.1f}" for value in values) + " |", flush=True)
+
+
+def draw(curves: dict[str, list[float]], sparsities: list[float], dense: float, path: Path) -> None:
+    """Perplexity over sparsity, on a logarithmic scale; what explodes leaves the picture."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    markers = "osv^D<>pXP*hd8"
+    for index, (label, values) in enumerate(sorted(curves.items(), key=lambda item: item[1][-1])):
+        best = label == "graphslim"
+        axes.plot([0, *sparsities], [dense, *values], marker=markers[index % len(markers)], markersize=5,
+                  linewidth=2.5 if best else 1.2, label=label, zorder=3 if best else 2)  # fmt: skip
+    axes.set(yscale="log", ylim=(dense * 0.95, 400), xlabel="block parameters removed",
+             ylabel="perplexity, WikiText-2 test (log scale)")  # fmt: skip
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.yaxis.set_major_locator(mpl.ticker.FixedLocator([30, 40, 50, 70, 100, 150, 200, 300, 400]))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(mpl.ticker.NullLocator())
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()

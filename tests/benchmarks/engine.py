@@ -1,0 +1,83 @@
+"""What the sequential engine costs: seconds by what they went on, and memory, SlimGPT beside random without repair.
+
+python -m tests.benchmarks.engine --model smollm2-135m --calibration VALID
+
+Both run alternately, each in a process of its own, with the machine to themselves; medians. Memory is the largest
+resident set over what it was before the engine began, beside what has to be there: one block's parameters, the hidden
+states and what the two projections of a block read, and the largest Hessian with its inverse.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from graphprune import load_model
+from graphprune.methods import Recipe
+from graphprune.pruning import Evidence, apply
+
+RUNS = {"random, no repair": "random", "slimgpt": "slimgpt", "graphslim": "graphslim"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--calibration", type=Path, required=True)
+    parser.add_argument("--n-samples", type=int, default=32)
+    parser.add_argument("--seq-len", type=int, default=512)
+    parser.add_argument("--sparsity", type=float, default=0.2)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--one", help="run this method once and print what it cost")
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(once(args)))
+        return
+    found: dict[str, list[dict[str, float]]] = {label: [] for label in RUNS}
+    for _ in range(args.repeat):
+        for label, method in RUNS.items():
+            command = [sys.executable, "-m", "tests.benchmarks.engine", *sys.argv[1:], "--one", method]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found[label].append(json.loads(done.stdout.splitlines()[-1]))
+    keys = ("forward", "statistics", "solver", "engine", "all", "MB")
+    print(f"{args.model}, {args.sparsity:.0%}, {args.n_samples} x {args.seq_len} tokens; medians of {args.repeat}\n")
+    print("| | forward passes | Hessians | solver | engine | all | ratio | peak MB | must be there, MB |")
+    print("|---" * 9 + "|")
+    base = 0.0
+    for label, runs in found.items():
+        middle = {key: statistics.median(run[key] for run in runs) for key in keys}
+        base = base or middle["all"]
+        seconds = " | ".join(f"{middle[key]:.1f} s" for key in keys[:5])
+        print(f"| {label} | {seconds} | {middle['all'] / base:.2f} | {middle['MB']:.0f} | {runs[0]['needed']:.0f} |")
+
+
+def once(args: argparse.Namespace) -> dict[str, float]:
+    """Seconds and megabytes of one run."""
+    model = load_model(args.model)
+    evidence = Evidence.of_text(model, args.calibration, n_samples=args.n_samples, seq_len=args.seq_len)
+    tokens = evidence.rows.numel()
+    before = _peak()
+    start = time.perf_counter()
+    cutting = apply(Recipe.of(args.one), args.sparsity, evidence)
+    seconds = time.perf_counter() - start
+    if cutting.operated is None:
+        raise AssertionError("the engine ran")
+    decoder = model.decoder
+    block = decoder.block_parameters(model.shapes) / decoder.n_layers
+    read = decoder.n_heads * decoder.d_head + decoder.d_mlp
+    width = max(decoder.d_mlp, decoder.n_heads * decoder.d_head)
+    size = 2 if model.preferred_dtype().itemsize == 2 else 4
+    needed = size * block + size * tokens * (decoder.d_model + read) + width**2 * (4 + 8 + 8)
+    facts = dict(cutting.operated.seconds)
+    return facts | {"engine": sum(facts.values()), "all": seconds, "MB": _peak() - before, "needed": needed / 1e6}
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+if __name__ == "__main__":
+    main()

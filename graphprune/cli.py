@@ -168,12 +168,7 @@ def _add_prune(commands: Any) -> None:
     parser.add_argument("--pattern", help="units, unstructured, or N:M: of every M weights of a row N stay")
     what = parser.add_argument_group("what may go")
     what.add_argument("--units", choices=("all", "neuron", "head"), default="all", help="default all")
-    what.add_argument(
-        "--head-mode",
-        choices=("group", "balanced"),
-        default="group",
-        help="whole key/value groups, or one head of each",
-    )
+    what.add_argument("--head-mode", choices=("group", "balanced"), help="whole key/value groups, or one head of each")
     what.add_argument("--budget", choices=("parameters", "units"), help="what sparsity counts (default parameters)")
     what.add_argument("--floor", type=int, default=1, metavar="N", help="what stays in every layer (default 1)")
     what.add_argument("--round-to", type=int, default=1, metavar="N", help="make neuron widths a multiple of N")
@@ -185,7 +180,7 @@ def _add_prune(commands: Any) -> None:
     engine.add_argument(
         "--statistics", choices=("pruned", "dense"), help="of the pruned blocks before (default), or the dense model"
     )
-    engine.add_argument("--damping", type=float, default=0.01, help="of the Hessians (default 0.01)")
+    engine.add_argument("--damping", type=float, help="of the Hessians (default 0.01; slimgpt, graphslim 0.001)")
     engine.add_argument("--head-error", choices=("grouped", "exact"), help="of a head under obs (default grouped)")
     engine.add_argument("--group-start", type=int, metavar="N", help="neurons that go at a time under obs, at first")
     engine.add_argument("--group-floor", type=int, metavar="N", help="and at last (defaults: by the width)")

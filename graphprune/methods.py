@@ -32,13 +32,16 @@ class Preset:
     compensation: Compensation = "none"
     pattern: str = UNITS
     normalise: Normalise = "layer"
+    head_mode: HeadMode = "group"
+    head_error: HeadError = "grouped"
+    damping: float = 0.01
 
 
 PRESETS: dict[str, Preset] = {
     **{name: Preset(name) for name in SCORERS},
     "flap": Preset("flap", "global", "bias", normalise="standard"),
-    "slimgpt": Preset(OBS, "log", "obs"),
-    "graphslim": Preset(OBS, BY_CURVES, "obs"),
+    "slimgpt": Preset(OBS, "log", "obs", head_mode="balanced", damping=0.001),
+    "graphslim": Preset(OBS, BY_CURVES, "obs", head_mode="balanced", head_error="exact", damping=0.001),
     "sparsegpt": Preset(OBS, "uniform", "obs", UNSTRUCTURED),
 }
 
@@ -51,7 +54,8 @@ class Cut:
         allocation: `uniform`, `log`, `linear`, `global` (one threshold on the scores), `graph` (one on the credit of
             the whole graph), `curves` (one on what each next piece costs the prediction), or None for the method's own.
         units: what may go: `neuron`, `head`, or `all` kinds that have scores.
-        head_mode: heads go as whole key/value groups (`group`) or one from every group (`balanced`).
+        head_mode: heads go as whole key/value groups (`group`) or one from every group (`balanced`); None for the
+            method's own, else `group`.
         floor: pieces that stay in every layer; 0 allows an empty layer.
         round_to: widths that stay are a multiple of this.
         normalise: of `global`: `layer`, `standard` or `none`; None for the method's own.
@@ -62,7 +66,7 @@ class Cut:
 
     allocation: str | None = None
     units: Units = "all"
-    head_mode: HeadMode = "group"
+    head_mode: HeadMode | None = None
     floor: int = 1
     round_to: int = 1
     normalise: Normalise | None = None
@@ -71,8 +75,15 @@ class Cut:
 
     def with_defaults(self, preset: Preset) -> "Cut":
         return replace(
-            self, allocation=self.allocation or preset.allocation, normalise=self.normalise or preset.normalise
+            self,
+            allocation=self.allocation or preset.allocation,
+            normalise=self.normalise or preset.normalise,
+            head_mode=self.head_mode or preset.head_mode,
         )
+
+    @property
+    def heads(self) -> HeadMode:
+        return self.head_mode or "group"
 
     def check(self, sparsity: float) -> None:
         """Checks everything that can be checked without a model.
@@ -136,7 +147,8 @@ class Recipe:
             raise InputError(f"no method is named {method!r}; there are {', '.join(PRESETS)}")
         preset = Preset("") if method is None else PRESETS[method]
         cut = (given.pop("cut", None) or Cut()).with_defaults(preset)
-        own = {"scorer": preset.scorer, "compensation": preset.compensation, "pattern": preset.pattern}
+        names = ("scorer", "compensation", "pattern", "head_error", "damping")
+        own = {name: getattr(preset, name) for name in names}
         return cls(cut=cut, **(own | {name: value for name, value in given.items() if value is not None}))
 
     @property
@@ -221,7 +233,7 @@ class Recipe:
             raise InputError(f"single weights are allocated uniform, log or linear, not {self.cut.allocation}")
         if pattern is not None and self.cut.allocation not in {None, "uniform"}:
             raise InputError(f"the pattern {pattern} leaves nothing to allocate: every layer loses the same")
-        plain = Cut(self.cut.allocation, normalise=self.cut.normalise, first=self.cut.first)
+        plain = Cut(self.cut.allocation, "all", "group", normalise=self.cut.normalise, first=self.cut.first)
         if self.cut != plain or self.statistics == "dense":
             raise InputError(
                 "single weights go from all linear layers of the blocks: --units, --head-mode, --floor, --round-to, "

@@ -173,7 +173,7 @@ def cut(
 
 
 def _selected(model: Model, scores: Scores, remove: Mapping[str, int], choice: Cut, kinds: tuple[str, ...]) -> Mask:
-    pieces = removable(scores, model.units, kinds, head_mode=choice.head_mode, floor=choice.floor)
+    pieces = removable(scores, model.units, kinds, head_mode=choice.heads, floor=choice.floor)
     return select(pieces, remove, model.units)
 
 
@@ -210,7 +210,7 @@ def counts(
     if allocation == "global" and by is None:
         raise InputError(f"the allocation {choice.allocation} needs scores of all layers at once")
     budget = budget_of(model, choice)
-    pieces = removable(by, model.units, kinds, head_mode=choice.head_mode, floor=choice.floor, budget=budget)
+    pieces = removable(by, model.units, kinds, head_mode=choice.heads, floor=choice.floor, budget=budget)
     return allocate(allocation, pieces, choice.target(sparsity, prunable(model.units, kinds, budget))).remove
 
 
@@ -262,16 +262,13 @@ def _chooser(
     if given is not None:
         return Decided(_selected(model, given, remove, choice, kinds).keep), kinds
     if scorer is not None:
-        return ByScore(model, scorer, remove, choice.head_mode), kinds
-    eliminated = _elimination(recipe, model, remove)
-    if choice.allocation == BY_CURVES:
-        eliminated = replace(eliminated, credit=evidence.credit)
-    return eliminated, kinds
+        return ByScore(model, scorer, remove, choice.heads), kinds
+    return _elimination(recipe, model, remove), kinds
 
 
 def _elimination(recipe: Recipe, model: Model, remove: Mapping[str, int]) -> ByElimination:
     return ByElimination(
-        model, remove, recipe.cut.head_mode, recipe.head_error, recipe.group_start, recipe.group_floor
+        model, remove, recipe.cut.heads, recipe.head_error, recipe.group_start, recipe.group_floor
     )  # fmt: skip
 
 
@@ -301,7 +298,7 @@ def _counts(
         journal=notes,
     )  # fmt: skip
     budget = budget_of(model, choice)
-    pieces = priced(removable(None, model.units, kinds, head_mode=choice.head_mode, floor=choice.floor), curves)
+    pieces = priced(removable(None, model.units, kinds, head_mode=choice.heads, floor=choice.floor), curves)
     target = replace(choice, normalise=normalise).target(sparsity, prunable(model.units, kinds, budget))
     return allocate("global", pieces, target).remove
 
@@ -398,14 +395,14 @@ def prune(
     compensation: Compensation | None = None,
     pattern: str | None = None,
     units: Units = "all",
-    head_mode: HeadMode = "group",
+    head_mode: HeadMode | None = None,
     floor: int = 1,
     round_to: int = 1,
     normalise: Normalise | None = None,
     first: float = 0.0625,
     statistics: Statistics | None = None,
-    damping: float = 0.01,
-    head_error: HeadError = "grouped",
+    damping: float | None = None,
+    head_error: HeadError | None = None,
     group_start: int | None = None,
     group_floor: int | None = None,
     rung: str = "auto",
@@ -430,7 +427,8 @@ def prune(
             `bias`: the mean of what goes becomes a bias.
         pattern: `units`, `unstructured`, or `N:M` (N of every M neighbouring weights stay).
         units: `neuron`, `head`, or `all` kinds that have scores.
-        head_mode: heads go as whole key/value groups (`group`) or one from every group (`balanced`).
+        head_mode: heads go as whole key/value groups (`group`) or one from every group (`balanced`); None for the
+            method's own, as for all choices below that have one.
         floor: neurons, and head groups, that stay in every layer.
         round_to: widths that stay are a multiple of this.
         normalise: of `global`: scores are compared per `layer`, as `standard` deviations, or raw (`none`).

@@ -30,17 +30,17 @@ def test_every_command_and_the_python_of_the_readme_run(tmp_path: Path, monkeypa
     assert 20 < float(perplexity) < 60
 
 
-def test_the_readme_names_every_scorer() -> None:
-    from graphprune.scorers import SCORERS
+def test_the_readme_names_every_scorer_allocation_compensation_and_method() -> None:
+    from graphprune.methods import ALLOCATION_NAMES, COMPENSATIONS, PRESETS, SCORER_NAMES
 
-    table = README.split("## Scorers")[1].split("## Checkpoints")[0]
-    for name in SCORERS:
-        assert f"`{name}`" in table
+    part = README.split("## Methods")[1].split("## Checkpoints")[0]
+    for name in {*SCORER_NAMES, *ALLOCATION_NAMES, *COMPENSATIONS, *PRESETS}:
+        assert f"`{name}`" in part
 
 
 def test_the_readme_names_every_centrality() -> None:
     from graphprune.centrality import CENTRALITIES
 
-    table = README.split("## Centralities")[1].split("## Scorers")[0]
+    table = README.split("## Centralities")[1].split("## Methods")[0]
     for name in CENTRALITIES:
         assert f"`{name}`" in table

@@ -2,9 +2,9 @@
 
 Math: at sparsity ``t`` layer ``l`` of ``n`` has lost ``r_l(t) = t`` up to the first layer's share ``r_0``, and
 ``r_0 + (t - r_0) g_l / mean(g)`` beyond, with ``g_l = 1`` (uniform), ``log(l + 1) / log(n)`` (logarithmic) or
-``l / (n - 1)`` (linear). The k-th worst piece of a layer goes when ``r_l`` reaches ``(k + phi_l) / size``, where
-``phi_l`` in (0, 1) is the van der Corput sequence: so the layers that lose one piece more than their share are spread
-over the depth, and masks of one kind are nested in sparsity.
+``l / (n - 1)`` (linear). The k-th worst piece of a layer goes when ``r_l`` reaches ``(k + phi) / size``: rounded where
+shares differ (``phi = 1/2``); where they are all alike ``phi_l`` is the van der Corput sequence, so that the layers
+that lose one piece more than the others are spread over the depth. Masks of one kind are nested in sparsity.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,19 +35,19 @@ def _linear(layer: int, n_layers: int) -> float:
 def scheduled(name: str, growth: Growth, pieces: tuple[Pieces, ...], target: Target) -> Allocation:
     """Every layer loses its share, to within one piece; the total is exact to one unit.
 
-    With heads and neurons together, heads go where their turn has come (more of them if all neurons wouldn't do) and
-    neurons fill the budget. When a layer has
-    given all that its floor allows, the others give more, in proportion.
+    With heads and neurons together, of all heads the share goes that is asked for (more if all neurons wouldn't do),
+    those first whose turn comes first, and neurons fill the budget. When a layer has given all that its floor allows,
+    the others give more, in proportion.
 
     Raises:
         InfeasibleError: the floors don't allow that much.
     """
     target.check_reachable(pieces)
     turn = _turns(growth, pieces, target)
-    heads = [(when, part) for when, _, part in turn if part.group.startswith(f"{HEAD}.")]
-    due = [part for when, part in heads if when <= Fraction(target.sparsity)]
-    later = [part for when, part in heads if when > Fraction(target.sparsity)]
-    neurons = [part for _, _, part in turn if not part.group.startswith(f"{HEAD}.")]
+    heads = [part for part in turn if part.group.startswith(f"{HEAD}.")]
+    neurons = [part for part in turn if not part.group.startswith(f"{HEAD}.")]
+    n_due = round(target.sparsity * sum(part.size for part in pieces if part.group.startswith(f"{HEAD}.")))
+    due, later = heads[:n_due], heads[n_due:]
     while later and sum(part.cost for part in [*due, *neurons]) < target.amount:  # else neurons couldn't fill the rest
         due.append(later.pop(0))
     remove = fill([*due, *neurons, *later], target.amount)
@@ -92,7 +92,7 @@ def _shares(growth: Growth, n_layers: int, target: Target) -> list[float]:
     return shares
 
 
-def _turns(growth: Growth, pieces: tuple[Pieces, ...], target: Target) -> list[tuple[Fraction | float, int, Pieces]]:
+def _turns(growth: Growth, pieces: tuple[Pieces, ...], target: Target) -> list[Pieces]:
     """All pieces by the sparsity at which their turn comes; what never comes stands last, by share."""
     layers = sorted({part.layer for part in pieces})
     pace = {layer: growth(i, len(layers)) if len(layers) > 1 else 1.0 for i, layer in enumerate(layers)}
@@ -104,15 +104,20 @@ def _turns(growth: Growth, pieces: tuple[Pieces, ...], target: Target) -> list[t
             return share
         return first + (share - first) * Fraction(mean / pace[layer]) if pace[layer] > 0 else inf
 
-    entries = [
-        ((k + _van_der_corput(part.layer + 1)) / part.size, index, part)
-        for index, part in enumerate(pieces)
-        for k in range(len(part))
-    ]
+    level = len(set(pace.values())) == 1
+
+    def share(k: int, part: Pieces) -> Fraction:
+        spread = (k + _van_der_corput(part.layer + 1)) / part.size
+        if level or (spread <= first and not part.group.startswith(f"{HEAD}.")):
+            return spread
+        rounds = (k + Fraction(1, 2)) / part.size
+        return rounds if part.group.startswith(f"{HEAD}.") else max(rounds, first)
+
+    entries = [(share(k, part), index, part) for index, part in enumerate(pieces) for k in range(len(part))]
     ordered = sorted(
         ((comes(share, part.layer), share, index, part) for share, index, part in entries), key=lambda entry: entry[:3]
     )
-    return [(when, index, part) for when, _, index, part in ordered]
+    return [part for *_, part in ordered]
 
 
 def _van_der_corput(n: int) -> Fraction:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Int, Shaped
 
 from graphprune.core.errors import FormatError, InputError
-from graphprune.core.io import load_tensors, save_tensors
+from graphprune.core.io import load_tensors, opened_tensors, save_tensors
 from graphprune.core.progress import progress
 from graphprune.models.model import Model
 from graphprune.models.streamed import StreamedDecoder
@@ -124,6 +124,14 @@ class Journal:
         errors = {f"{site}.{layer}": error for site, error in errors.items()}
         return Operated(parts["parameter"], parts["keep"], errors, parts["note"])
 
+    def parameter(self, layer: int, name: str) -> torch.Tensor:
+        """One parameter of a finished block."""
+        if self.folder is None:
+            return self._memory[layer][0][f"parameter.{name}"]
+        with opened_tensors(self._path(layer)) as file:
+            tensor: torch.Tensor = file.get_tensor(f"parameter.{name}")
+        return tensor
+
 
 def _named(prefix: str, tensors: Tensors) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -207,8 +215,7 @@ def operate(
             if layer < decoder.n_layers - 1:
                 with watch.on("forward"):
                     blocks.advance(layer, block)
-    finished = [journal.read(layer) for layer in range(decoder.n_layers)]
-    return _together(finished, rows.numel(), watch.seconds)
+    return _together(journal, decoder.n_layers, rows.numel(), watch.seconds)
 
 
 def _operate_on(blocks: Blocks, layer: int, block: Any, surgeon: Surgeon, watch: _Stopwatch) -> dict[Site, Change]:
@@ -240,15 +247,42 @@ def _put(network: StreamedDecoder, block: Any, prefix: str, parameters: Tensors)
         network.put(block, name.removeprefix(prefix), value)
 
 
-def _together(blocks: list[Operated], tokens: int, seconds: Mapping[str, float]) -> Operated:
-    parameters, keep, notes = dict[str, torch.Tensor](), dict[str, torch.Tensor](), dict[str, torch.Tensor]()
-    errors: dict[str, float] = {}
-    for block in blocks:
-        parameters |= block.parameters
+def _together(journal: Journal, n_layers: int, tokens: int, seconds: Mapping[str, float]) -> Operated:
+    keep, notes, errors, layers = (
+        dict[str, torch.Tensor](),
+        dict[str, torch.Tensor](),
+        dict[str, float](),
+        dict[str, int](),
+    )
+    for layer in range(n_layers):
+        block = journal.read(layer)
         keep |= block.keep
-        errors |= block.errors
         notes |= block.notes
-    return Operated(parameters, keep, errors, notes, tokens, seconds)
+        errors |= block.errors
+        layers |= dict.fromkeys(block.parameters, layer)
+    return Operated(Noted(journal, layers), keep, errors, notes, tokens, seconds)
+
+
+@dataclass(frozen=True)
+class Noted(Mapping[str, torch.Tensor]):
+    """The parameters in a journal, each read when it is needed.
+
+    Attributes:
+        journal: of all blocks.
+        layers: by parameter name, the block that it is in.
+    """
+
+    journal: Journal
+    layers: Mapping[str, int]
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.journal.parameter(self.layers[name], name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
 
 
 class Overlaid(Mapping[str, torch.Tensor]):
@@ -262,7 +296,7 @@ class Overlaid(Mapping[str, torch.Tensor]):
         """Of all of them, without reading those that aren't replaced if the others know theirs."""
         known = getattr(self.below, "shapes", None)
         below = {name: tuple(tensor.shape) for name, tensor in self.below.items()} if known is None else known
-        return {**below, **{name: tuple(tensor.shape) for name, tensor in self.above.items()}}
+        return {**below, **{name: tuple(self.above[name].shape) for name in self.above.keys() - below.keys()}}
 
     def __getitem__(self, name: str) -> torch.Tensor:
         if name not in self.above:

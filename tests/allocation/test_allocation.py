@@ -255,9 +255,9 @@ def test_a_sparsity_outside_the_unit_interval_is_refused_with_its_value(sparsity
 
 def test_unknown_options_are_refused_by_name() -> None:
     scores = scores_of(DECODER)
-    with pytest.raises(InputError, match="'random'; there are uniform, log, linear, global, graph"):
+    with pytest.raises(InputError, match="'random'; there are uniform, log, linear, global, graph, curves"):
         cut(DECODER, scores, 0.1, Cut(allocation="random"))
-    with pytest.raises(InputError, match="'random'; there are uniform, log, linear, global, graph"):
+    with pytest.raises(InputError, match="'random'; there are uniform, log, linear, global"):
         allocate("random", (), Target(0.1, 10))
     with pytest.raises(InputError, match="the floor is at least 0, not -1"):
         cut(DECODER, scores, 0.1, Cut(floor=-1))
@@ -266,7 +266,7 @@ def test_unknown_options_are_refused_by_name() -> None:
     with pytest.raises(InputError, match="has no attention heads"):
         cut(PERCEPTRON, scores_of(PERCEPTRON), 0.1, Cut(units="head"))
     with unchecked():
-        with pytest.raises(InputError, match="by layer or none, not 'all'"):
+        with pytest.raises(InputError, match="by layer, standard or none, not 'all'"):
             Target(0.1, 10, normalise="all")  # type: ignore[arg-type]
         with pytest.raises(InputError, match="all, neuron or head, not 'weight'"):
             cut(DECODER, scores, 0.1, Cut(units="weight"))  # type: ignore[arg-type]

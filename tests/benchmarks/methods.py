@@ -5,8 +5,8 @@ python -m tests.benchmarks.methods --model smollm2-135m --calibration VALID --te
 Structured methods at equal shares of the decoder blocks' linear parameters (methods that rank neurons alone take more
 of these); single weights at equal shares of the same. Nothing is chosen here: the calibration text calibrates, the
 evaluation text is only reported on. A method that needs no calibration cuts at once; the others go through the
-sequential engine. Statistics, gradients and credit of the dense model are measured once for all sparsities, so the median
-seconds are without them; `tests.benchmarks.engine` has them.
+sequential engine. Statistics, gradients and credit of the dense model are measured once for all sparsities, so the
+median seconds are without them; `tests.benchmarks.engine` has them.
 """
 
 import argparse
@@ -32,20 +32,20 @@ NEURONS = Cut(units="neuron")
 STRUCTURED: list[tuple[str, str, dict[str, Any]]] = [
     ("graphslim", "graphslim", {}),
     ("slimgpt", "slimgpt", {}),
-    ("slimgpt, neurons alone", "slimgpt", {"cut": NEURONS}),
-    ("random", "random", {}),
-    ("magnitude", "magnitude", {}),
-    ("activation", "activation", {}),
     ("wanda", "wanda", {}),
+    ("activation", "activation", {}),
     ("taylor", "taylor", {}),
     ("flap", "flap", {}),
-    ("llmrank (neurons)", "llmrank", {}),
-    ("mlprank (neurons)", "mlprank", {}),
     ("graphrank", "graphrank", {}),
     ("credit", "credit", {}),
+    ("random", "random", {}),
+    ("magnitude", "magnitude", {}),
+    ("llmrank (neurons)", "llmrank", {}),
+    ("mlprank (neurons)", "mlprank", {}),
+    ("slimgpt, neurons alone", "slimgpt", {"cut": NEURONS}),
 ]
 SINGLE = ("magnitude", "wanda", "sparsegpt")
-PATTERNS = ("2:4", "4:8", "1:4")
+PATTERNS = ("2:4", "4:8", "1:4")  # N of every M weights of a row stay
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,9 @@ def lowest_of_each(groups: int, size: int) -> Choose:
 
 def damped(X: Array, damping: float) -> Array:
     """The mean of ``x x^T`` with a share of its mean diagonal on the diagonal."""
-    H = X @ X.T / X.shape[1]
-    return H + damping * np.diag(H).mean() * np.eye(len(H))
+    H: Array = X @ X.T / X.shape[1]
+    result: Array = H + damping * np.diag(H).mean() * np.eye(len(H))
+    return result
 
 
 def _objective(W: Array, changed: Array, X: Array, damping: float) -> float:

@@ -200,7 +200,7 @@ class Watched:
 def surgeon_of(model: Model, what: str) -> Surgeon:
     """One that repairs units, or one that removes single weights."""
     if what == "units":
-        return UnitSurgeon(model, Decided(pruned(model).keep), "obs")
+        return UnitSurgeon(model, Decided(pruned(model, 0.5).keep), "obs")
     return WeightSurgeon(model, None, Pattern(2, 4), "obs")
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from graphprune import calibrate, score
 from graphprune.core.mask import Mask
 from graphprune.core.units import HEAD, UnitGroup
+from graphprune.masks.items import HeadMode
 from graphprune.models.bias import biased
 from graphprune.models.model import Model, build_causal_lm
 from graphprune.scorers import make_scorer
@@ -19,6 +20,7 @@ from graphprune.solvers.obs import HeadError
 from graphprune.solvers.sequential import Operated, Overlaid, Seen, operate
 from graphprune.solvers.units import ByElimination, ByScore, Chooser, Compensation, Decided, UnitSurgeon, output_error
 from tests.families import decoder
+from tests.oracles import obs
 from tests.oracles import slimgpt as oracle
 from tests.solvers.test_blocks import read_by
 from tests.solvers.test_sequential import by_running_everything, pruned, tokens
@@ -49,7 +51,7 @@ def read_in(model: Model, found: Operated, group: UnitGroup, windows: int = 6) -
     return read_by(network, tokens(model, windows), name).flatten(0, 1).double().numpy().T
 
 
-HEADS = {
+HEADS: dict[str, tuple[HeadMode, int, int, list[oracle.Choose], dict[str, int]]] = {
     "group": ("group", 4, 2, [oracle.lowest(1)] * 2, {}),
     "balanced": ("balanced", 8, 2, [oracle.lowest_of_each(2, 4)] * 2, {"num_key_value_heads": 2}),
     "balanced, one left": ("balanced", 8, 3, [oracle.lowest_of_each(2, 4)] * 3, {"num_key_value_heads": 2}),
@@ -162,7 +164,7 @@ def test_scores_are_of_what_the_pruned_blocks_give(scorer: str, compensation: Co
         keep[units[np.argsort(pieces, kind="stable")[: remove[group.name]]].reshape(-1)] = False
         chosen[group.name] = torch.from_numpy(keep)
         kept = keep.repeat(group.width)
-        return W * kept if compensation == "none" else oracle.obs.ridge_refit(W, X, kept.nonzero()[0].tolist(), DAMPING)
+        return W * kept if compensation == "none" else obs.ridge_refit(W, X, kept.nonzero()[0].tolist(), DAMPING)
 
     expected = by_running_everything(model, tokens(model), solve)
     found = surgery(model, ByScore(model, make_scorer(scorer), remove, "group"), compensation)

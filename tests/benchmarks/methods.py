@@ -10,6 +10,7 @@ median seconds are without them; `tests.benchmarks.engine` has them.
 """
 
 import argparse
+import importlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,12 +144,9 @@ def _single(setting: Setting, sparsities: list[float]) -> None:
 
 def draw(curves: dict[str, list[float]], sparsities: list[float], dense: float, path: Path) -> None:
     """Perplexity over sparsity, on a logarithmic scale; what explodes leaves the picture."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure = importlib.import_module("matplotlib.figure").Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    ticker = importlib.import_module("matplotlib.ticker")
+    axes = figure.subplots()
     markers = "osv^D<>pXP*hd8"
     for index, (label, values) in enumerate(sorted(curves.items(), key=lambda item: item[1][-1])):
         best = label == "graphslim"
@@ -157,9 +155,9 @@ def draw(curves: dict[str, list[float]], sparsities: list[float], dense: float, 
     axes.set(yscale="log", ylim=(dense * 0.95, 400), xlabel="block parameters removed",
              ylabel="perplexity, WikiText-2 test (log scale)")  # fmt: skip
     axes.xaxis.set_major_formatter("{x:.0%}")
-    axes.yaxis.set_major_locator(mpl.ticker.FixedLocator([30, 40, 50, 70, 100, 150, 200, 300, 400]))
+    axes.yaxis.set_major_locator(ticker.FixedLocator([30, 40, 50, 70, 100, 150, 200, 300, 400]))
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_locator(mpl.ticker.NullLocator())
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path)

@@ -3,9 +3,12 @@
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -443,20 +446,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.simplefilter("ignore")
     warnings.filterwarnings("default", module=r"graphprune\..*")
     warnings.showwarning = _say_warning
+    with _noting_interrupts() as interrupted:
+        try:
+            _print(args, args.run(args))
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - what nobody can explain is raised again
+            if interrupted or isinstance(error, KeyboardInterrupt):
+                return _failed("interrupted; finished steps are kept")
+            return _explained(error)
+    return 0
+
+
+@contextmanager
+def _noting_interrupts() -> Iterator[list[int]]:
+    """Notes that Ctrl-C was pressed: a library may turn the exception that it raises into one of its own."""
+    noted: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may listen
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, note)
     try:
-        _print(args, args.run(args))
-    except GraphpruneError as error:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _explained(error: Exception) -> int:
+    """An error that the user can act on, in one sentence; any other is raised again."""
+    if isinstance(error, GraphpruneError):
         return _failed(str(error))
-    except KeyboardInterrupt:
-        return _failed("interrupted; finished steps are kept")
-    except MemoryError:
+    if isinstance(error, MemoryError):
         return _failed("out of memory; use a smaller batch, shorter windows or a coarser level")
-    except BrokenPipeError:  # whoever read our output has seen enough
+    if isinstance(error, BrokenPipeError):  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
+    if isinstance(error, OSError):
         return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    return 0
+    raise error
 
 
 def _print(args: argparse.Namespace, result: dict[str, Any]) -> None:

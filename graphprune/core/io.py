@@ -111,9 +111,9 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def sweep_temporaries(folder: Path) -> None:
+def sweep_temporaries(folder: Path, *, depth: int = 2) -> None:
     """Removes what processes that no longer run have left half-written in ``folder`` and the folders in it."""
-    for path in [*folder.glob(f"{TEMPORARY}*"), *folder.glob(f"*/{TEMPORARY}*"), *folder.glob(f"*/*/{TEMPORARY}*")]:
+    for path in [path for level in range(depth + 1) for path in folder.glob(f"{'*/' * level}{TEMPORARY}*")]:
         owner, _, name = path.name.removeprefix(TEMPORARY).partition("-")
         if owner.isdigit() and not _is_alive(int(owner)):
             if path.is_dir() and name.startswith(ASIDE):

@@ -141,7 +141,7 @@ def _placed(target: Path, name: str, make: Callable[[Path], None]) -> Path:
     if target.exists() and any(target.iterdir()):
         raise InputError(f"{target} is there and holds something else than {name}")
     if target.parent.is_dir():
-        sweep_temporaries(target.parent)
+        sweep_temporaries(target.parent, depth=0)
     with replacing_folder(target) as temporary:
         make(temporary)
     return target

@@ -136,7 +136,7 @@ def test_groups_that_do_not_divide_a_width_are_named_with_the_parameter(cli: Cli
 
 
 def test_heads_that_can_not_all_go_name_the_nearest_sparsity_and_that_one_works(cli: Cli, run: Path) -> None:
-    heads = ("prune", "tiny", "--method", "slimgpt", "--units", "head", *CALIBRATED, "-o", run)
+    heads = ("prune", "tiny", "--method", "slimgpt", "--units", "head", "--head-mode", "group", *CALIBRATED, "-o", run)
     cli(*heads, "--sparsity", "0.9").refused("0.9 is out of reach", "nearest is 0.75")
     assert_nothing_half_written(run)
     assert (
@@ -218,7 +218,7 @@ def test_a_perceptron_says_what_it_can_not_do(
 @pytest.mark.parametrize(
     "options",
     [
-        ("--method", "slimgpt", "--sparsity", "0.2"),
+        ("--method", "slimgpt", "--sparsity", "0.5"),
         ("--method", "credit", "--sparsity", "0.2"),
         ("--method", "taylor", "--sparsity", "0.2"),
         ("--method", "wanda", "--pattern", "2:4"),

@@ -347,7 +347,7 @@ def test_unknown_levels_and_weights_are_refused_with_the_known_ones() -> None:
     model = specimen("llama").model
     with unchecked(), pytest.raises(InputError, match="channel, unit, block"):
         export(model, level="atom")  # type: ignore[arg-type]
-    with unchecked(), pytest.raises(InputError, match="magnitude, activation, signed"):
+    with unchecked(), pytest.raises(InputError, match="magnitude, activation, power, signed"):
         export(model, weight="length")  # type: ignore[arg-type]
 
 

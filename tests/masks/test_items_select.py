@@ -12,7 +12,7 @@ from graphprune.core.mask import Mask
 from graphprune.core.scores import Scores
 from graphprune.core.units import UnitTable
 from graphprune.masks.items import prunable, removable
-from graphprune.masks.select import DepthWarning, depth_share, select
+from graphprune.masks.select import DepthWarning, depth_share, select, warn_of_depth
 from tests.families import decoder, perceptron
 from tests.unchecked import unchecked
 
@@ -137,9 +137,10 @@ def test_what_counts_as_prunable_includes_the_key_and_value_heads() -> None:
 def test_a_mask_that_is_mostly_depth_warns_with_its_share() -> None:
     row = [float(i) for i in range(10)]
     pieces = removable(scored({"neuron.0": row, "neuron.1": row}), PERCEPTRON.units, ("neuron",))
+    groups = ("neuron.0", "neuron.1")
     with pytest.warns(DepthWarning, match="67% of what this mask removes is decided by depth"):
-        select(pieces, {"neuron.0": 8}, PERCEPTRON.units)
-    select(pieces, {"neuron.0": 4, "neuron.1": 4}, PERCEPTRON.units)
+        warn_of_depth(select(pieces, {"neuron.0": 8}, PERCEPTRON.units), groups)
+    warn_of_depth(select(pieces, {"neuron.0": 4, "neuron.1": 4}, PERCEPTRON.units), groups)
 
 
 def test_the_depth_share_is_the_variance_between_layers() -> None:

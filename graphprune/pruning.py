@@ -28,7 +28,7 @@ from graphprune.models.bias import biased
 from graphprune.models.model import Model
 from graphprune.scorers import make_scorer, score
 from graphprune.scorers.inputs import Scorer, WeightScorer
-from graphprune.solvers.curves import error_curves, priced
+from graphprune.solvers.curves import Curves, CurveSurgeon, error_curves, priced
 from graphprune.solvers.obs import HeadError
 from graphprune.solvers.sequential import Journal, Operated, Overlaid, Surgeon, operate
 from graphprune.solvers.units import ByElimination, ByScore, Chooser, Compensation, Decided, UnitSurgeon
@@ -60,6 +60,7 @@ class Evidence:
     scored: Callable[[Scorer], Scores] | None = None
     dtype: torch.dtype | None = None
     device: str = "cpu"
+    _curves: dict[Any, Curves] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of_text(
@@ -107,6 +108,19 @@ class Evidence:
         return sensitivities(
             self.model, self.rows[: max(1, CREDIT_TOKENS // self.rows.shape[1])], dtype=self.dtype, device=self.device
         )
+
+    def curves(
+        self, chooser: ByElimination, damping: float, *, credited: bool, journal: Journal | None = None
+    ) -> Curves:
+        """What every next piece of every layer costs; measured once for all sparsities."""
+        key = (chooser.head_mode, chooser.head_error, damping, credited)
+        if key not in self._curves:
+            surgeon = CurveSurgeon(chooser, damping, self.credit if credited else None)
+            notes = None if journal is None or journal.folder is None else Journal(journal.folder / "curves")
+            self._curves[key] = error_curves(
+                self.model, self.rows, surgeon, dtype=self.dtype, device=self.device, journal=notes
+            )
+        return self._curves[key]
 
     def scores(self, scorer: Scorer) -> Scores:
         """What a scorer says of the dense model.
@@ -284,23 +298,16 @@ def _counts(
     model, choice = evidence.model, recipe.cut
     if choice.allocation == BY_GRAPH:
         return counts(model, sparsity, choice, kinds, None, evidence.scores(make_scorer("credit")))
-    if choice.allocation == "global" and scores is None:  # second-order errors, compared as the layers' scores are
-        credit, normalise = None, choice.normalise
-    elif choice.allocation == BY_CURVES:
-        credit, normalise = evidence.credit, "none"
-    else:
+    by_curves = choice.allocation == BY_CURVES
+    if not (by_curves or (choice.allocation == "global" and scores is None)):
         return counts(model, sparsity, choice, kinds, scores)
+    curves = evidence.curves(_elimination(recipe, model, {}), recipe.damping, credited=by_curves, journal=journal)
     most = 1 - (1 - sparsity) / 3  # no layer keeps less than a third of what they keep on average
-    chooser = replace(_elimination(recipe, model, {}), credit=credit, curves_to=most)
-    notes = None if journal is None or journal.folder is None else Journal(journal.folder / "curves")
-    curves = error_curves(
-        model, evidence.rows, chooser, damping=recipe.damping, dtype=evidence.dtype, device=evidence.device,
-        journal=notes,
-    )  # fmt: skip
-    budget = budget_of(model, choice)
-    pieces = priced(removable(None, model.units, kinds, head_mode=choice.heads, floor=choice.floor), curves)
-    target = replace(choice, normalise=normalise).target(sparsity, prunable(model.units, kinds, budget))
-    return allocate("global", pieces, target).remove
+    pieces = removable(None, model.units, kinds, head_mode=choice.heads, floor=choice.floor)
+    if by_curves:  # in nats; otherwise second-order errors are compared as the layers' scores are
+        choice = replace(choice, normalise="none")
+    target = choice.target(sparsity, prunable(model.units, kinds, budget_of(model, choice)))
+    return allocate("global", priced(pieces, curves, most), target).remove
 
 
 def _apply_to_weights(recipe: Recipe, sparsity: float, evidence: Evidence, journal: Journal | None) -> Cutting:

@@ -7,53 +7,101 @@ prediction, in nats a token, to second order and with cross terms dropped: a uni
 then filled where the next piece costs least per parameter.
 """
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 
+from graphprune.core.units import HEAD, NEURON, UnitGroup
 from graphprune.masks.items import Pieces
 from graphprune.models.model import Model
-from graphprune.solvers.sequential import Journal, operate
-from graphprune.solvers.units import ByElimination, UnitSurgeon
+from graphprune.solvers.blocks import Site
+from graphprune.solvers.obs import group_sizes
+from graphprune.solvers.sequential import Change, Journal, Seen, operate
+from graphprune.solvers.units import KIND_AT, ByElimination
 
-Curves = dict[str, Float[torch.Tensor, " pieces"]]
+Curves = Mapping[str, Float[torch.Tensor, " pieces"]]
+REACH = 0.95
+COARSE = 48  # steps that a curve of neurons has at least
+
+
+@dataclass(frozen=True)
+class CurveSurgeon:
+    """Eliminates the pieces of every group to see what it costs, and leaves the model as it is.
+
+    Attributes:
+        chooser: how pieces are eliminated; what it would remove doesn't matter.
+        damping: of the Hessians, as a share of their mean diagonal.
+        credit: what an error of each row of the reader counts for, by group; None for all the same.
+    """
+
+    chooser: ByElimination
+    damping: float
+    credit: Mapping[str, Float[torch.Tensor, " rows"]] | None = None
+
+    def sites(self, layer: int) -> tuple[Site, ...]:  # noqa: ARG002 - a surgeon may treat layers differently
+        return tuple(KIND_AT)
+
+    def __call__(self, seen: Seen) -> Change:
+        group = self.chooser.model.units[f"{KIND_AT[seen.site]}.{seen.layer}"]
+        (reader,) = group.outgoing
+        W = seen.weights[reader.parameter].float().masked_fill(seen.hessian.squares == 0, 0.0)
+        if self.credit is not None:
+            W = W * self.credit[group.name].to(W.device).sqrt()[:, None]
+        steps = self._steps(group)
+        _, errors = self.chooser.greedy(group, W, seen.hessian.damped(self.damping)).remove(steps)
+        sizes = torch.tensor(steps, dtype=torch.int64)
+        shared = (errors.cpu()[sizes.cumsum(dim=0) - 1] / sizes).repeat_interleave(sizes)
+        if self.chooser.is_balanced(group):  # a piece is one head of every key/value group
+            shared = shared.view(-1, self.chooser.groups(group)).sum(dim=1)
+        return Change({}, {}, 0.0, {group.name: shared / 2})
+
+    def _steps(self, group: UnitGroup) -> list[int]:
+        """All pieces but the last few, neurons in steps too small to show."""
+        if group.kind == HEAD:
+            per_group = group.size // self.chooser.groups(group)
+            return self.chooser.steps(
+                group, (per_group if self.chooser.is_balanced(group) else self.chooser.groups(group)) - 1
+            )
+        size = max(1, group.size // COARSE)
+        return group_sizes(round(REACH * group.size), size, size)
 
 
 def error_curves(
     model: Model,
     rows: Int[torch.Tensor, "windows seq_len"],
-    chooser: ByElimination,
+    surgeon: CurveSurgeon,
     *,
-    damping: float = 0.01,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     journal: Journal | None = None,
 ) -> Curves:
-    """Per unit group, what each next piece costs, half of the credit-weighted squared error a token.
+    """Per unit group, what each next piece costs: half of the (credit-weighted) squared error a token.
 
     Args:
         model: the dense model.
         rows: calibration windows.
-        chooser: removes nothing for good, and says how far to look (`curves_to`) and what errors count for (`credit`).
-        damping: of the Hessians, as a share of their mean diagonal.
+        surgeon: how it is measured.
         dtype: of the forward passes.
         device: of all of it.
         journal: where finished blocks are noted, and found again.
     """
-    surgeon = UnitSurgeon(model, chooser, "none", damping)
-    found = operate(model, rows, surgeon, dtype=dtype, device=device, journal=journal, what="measuring")
-    return {name: errors / 2 for name, errors in found.notes.items()}
+    return operate(model, rows, surgeon, dtype=dtype, device=device, journal=journal, what="error curves").notes
 
 
-def priced(pieces: tuple[Pieces, ...], curves: Curves) -> tuple[Pieces, ...]:
+def priced(pieces: tuple[Pieces, ...], curves: Curves, most: float) -> tuple[Pieces, ...]:
     """Pieces that score what taking them costs. Costs rise along a curve: one that falls is raised to those before it.
 
-    A layer has no more pieces than its curve.
+    Args:
+        pieces: of all groups.
+        curves: of all groups.
+        most: the largest share of its neurons that a layer may lose, floors apart.
     """
     result = []
     for part in pieces:
-        costs = curves[part.group].double().cummax(dim=0).values[: len(part)]
+        limit = round(most * part.size) if part.group.startswith(f"{NEURON}.") else part.size
+        costs = curves[part.group].double().cummax(dim=0).values[: min(len(part), limit)]
         mean, deviation = float(costs.mean()), float(costs.std(correction=0))
         result.append(replace(part, scores=costs, members=part.members[: len(costs)], mean=mean, deviation=deviation))
     return tuple(result)

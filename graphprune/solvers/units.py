@@ -20,23 +20,16 @@ from graphprune.solvers.sequential import Change, Seen
 
 Compensation = Literal["none", "obs", "bias"]
 KIND_AT: dict[Site, str] = {ATTENTION: HEAD, NEURON_SITE: NEURON}
-TINY, TINY_CREDIT = 1e-300, 1e-30
+TINY = 1e-300
 Weights = Float[torch.Tensor, "rows columns"]
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which units of a group stay, and the reader's weights if choosing them has repaired these.
-
-    Attributes:
-        keep: True = stays.
-        repaired: the weights.
-        curve: what each piece costs, one after the other; None if nobody asked.
-    """
+    """Which units of a group stay, and the reader's weights if choosing them has repaired these."""
 
     keep: Bool[torch.Tensor, " units"]
     repaired: Weights | None = None
-    curve: Float[torch.Tensor, " pieces"] | None = None
 
 
 @runtime_checkable  # the shape checker asks
@@ -104,8 +97,6 @@ class ByElimination:
         head_error: of a piece of several columns, `grouped` or `exact`; see `obs.eliminate`.
         group_start, group_floor: how many neurons go at a time, at first and at last; None for a tenth and for a 192nd
             of the width (1,024 and 57 for the 11,008 neurons of LLaMA-7B).
-        credit: what an error of each row of the reader counts for, by group; None for all the same.
-        curves_to: go on until this share of the pieces is gone, to see what each would cost, and then back.
     """
 
     model: Model
@@ -114,61 +105,43 @@ class ByElimination:
     head_error: HeadError = "grouped"
     group_start: int | None = None
     group_floor: int | None = None
-    credit: Mapping[str, Float[torch.Tensor, " rows"]] | None = None
-    curves_to: float = 0.0
 
     def loses(self, group: UnitGroup) -> bool:
-        return self.remove.get(group.name, 0) > 0 or self.curves_to > 0
+        return self.remove.get(group.name, 0) > 0
 
     def __call__(self, group: UnitGroup, seen: Seen, damping: float) -> Chosen:
         (reader,) = group.outgoing
         W = seen.weights[reader.parameter].float()
-        silent, root = seen.hessian.squares == 0, self._root(group, W)
-        members, count = self._members(group), self.remove.get(group.name, 0)
-        greedy = Greedy(
-            W.masked_fill(silent, 0.0) * root,
-            seen.hessian.damped(damping),
-            columns_of(group, members).to(W.device),
-            error=self.head_error,
-            choose=self._one_of_each if self._is_balanced(group) else None,
-        )
-        order, errors = greedy.remove(self.steps(group, count))
-        repaired = greedy.weights / root
+        silent = seen.hessian.squares == 0
+        greedy = self.greedy(group, W.masked_fill(silent, 0.0), seen.hessian.damped(damping))
+        order, _ = greedy.remove(self.steps(group, self.remove[group.name]))
         keep = torch.ones(group.size, dtype=torch.bool)
-        keep[members[order.cpu()].reshape(-1)] = False
+        keep[self._members(group)[order.cpu()].reshape(-1)] = False
         columns = keep.repeat_interleave(group.width).to(W.device)
-        curve = None
-        if self.curves_to > 0:
-            n_pieces = len(members) // (self._groups(group) if self._is_balanced(group) else 1)
-            more = max(min(round(self.curves_to * n_pieces), n_pieces - 1) - count, 0)
-            steps = [*self.steps(group, count), *self.steps(group, more)]
-            curve = _each(torch.cat([errors, greedy.remove(self.steps(group, more))[1]]).cpu(), steps)
-            curve = curve.view(-1, self._groups(group)).sum(dim=1) if self._is_balanced(group) else curve
-        return Chosen(keep, torch.where(silent & columns, W, repaired), curve)
+        return Chosen(keep, torch.where(silent & columns, W, greedy.weights))
 
-    def _root(self, group: UnitGroup, W: Weights) -> Float[torch.Tensor, "rows 1"]:
-        """The square root of the rows' credit, bounded below so that it can be divided by."""
-        if self.credit is None:
-            return W.new_ones(len(W), 1)
-        credit = self.credit[group.name].to(W.device).float()
-        return credit.clamp_min(float(credit.mean()) * 1e-6 + TINY_CREDIT).sqrt()[:, None]
+    def greedy(self, group: UnitGroup, W: Weights, hessian: Float[torch.Tensor, "columns columns"]) -> Greedy:
+        """The elimination of a group's pieces, none of them removed yet."""
+        columns = columns_of(group, self._members(group)).to(W.device)
+        choose = self._one_of_each if self.is_balanced(group) else None
+        return Greedy(W, hessian, columns, error=self.head_error, choose=choose)
 
     def steps(self, group: UnitGroup, count: int) -> list[int]:
         """How many units go at a time."""
         if group.kind == HEAD:
-            return [self._groups(group) if self._is_balanced(group) else 1] * count
+            return [self.groups(group) if self.is_balanced(group) else 1] * count
         floor = self.group_floor or max(1, group.size // 192)
         return group_sizes(count, max(self.group_start or -(-group.size // 10), floor), floor)
 
     def _members(self, group: UnitGroup) -> torch.Tensor:
         """The units that are removed as one: a neuron, a head, all heads of a key/value group."""
-        size = group.size if group.kind != HEAD or self._is_balanced(group) else self._groups(group)
+        size = group.size if group.kind != HEAD or self.is_balanced(group) else self.groups(group)
         return torch.arange(group.size).view(size, -1)
 
-    def _is_balanced(self, group: UnitGroup) -> bool:
+    def is_balanced(self, group: UnitGroup) -> bool:
         return group.kind == HEAD and self.head_mode == "balanced"
 
-    def _groups(self, group: UnitGroup) -> int:
+    def groups(self, group: UnitGroup) -> int:
         return self.model.units[f"{KV_HEAD}.{group.layer}"].size
 
     @staticmethod
@@ -176,14 +149,6 @@ class ByElimination:
         """The cheapest head of each of n key/value groups."""
         by_group = errors.view(n, -1)
         return by_group.argmin(dim=1) + torch.arange(n, device=errors.device) * by_group.shape[1]
-
-
-def _each(errors: Float[torch.Tensor, " removed"], steps: list[int]) -> Float[torch.Tensor, " removed"]:
-    """Errors of steps shared out among what went in each."""
-    if not steps:
-        return errors
-    sizes = torch.tensor(steps)
-    return (errors[sizes.cumsum(dim=0) - 1] / sizes).repeat_interleave(sizes)
 
 
 def columns_of(group: UnitGroup, members: torch.Tensor) -> torch.Tensor:
@@ -232,9 +197,8 @@ class UnitSurgeon:
             changed[name] = (bias.float() + dense.float() @ mean).to(dense.dtype)
             shift = changed[name] - bias
         error, whole = output_error(dense, changed[reader.parameter], seen.hessian, shift)
-        notes = {} if chosen.curve is None else {group.name: chosen.curve}
         keep = {group.name: chosen.keep} | self._key_value_heads(group, chosen.keep)
-        return Change(changed, keep, error / max(whole, TINY), notes)
+        return Change(changed, keep, error / max(whole, TINY))
 
     def _key_value_heads(self, group: UnitGroup, keep: torch.Tensor) -> dict[str, torch.Tensor]:
         if group.kind != HEAD:

@@ -10,12 +10,12 @@ from graphprune import Model
 from graphprune.calibration.sensitivity import sensitivities
 from graphprune.calibration.text import windows
 from graphprune.core.errors import InputError
-from graphprune.masks.items import removable
+from graphprune.masks.items import HeadMode, removable
 from graphprune.solvers.curves import CurveSurgeon, error_curves, priced
 from graphprune.solvers.hessian import Hessian
 from graphprune.solvers.obs import compensated
 from graphprune.solvers.sequential import Seen
-from graphprune.solvers.units import KIND_AT, ByElimination, HeadMode
+from graphprune.solvers.units import KIND_AT, ByElimination
 from tests.families import decoder, perceptron, token_ids
 
 TEXTS = Path(__file__).parents[2] / "graphprune" / "models" / "tiny"

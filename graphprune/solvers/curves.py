@@ -22,8 +22,8 @@ from graphprune.solvers.sequential import Change, Journal, Seen, operate
 from graphprune.solvers.units import KIND_AT, ByElimination
 
 Curves = Mapping[str, Float[torch.Tensor, " pieces"]]
-REACH = 0.95
-COARSE = 48  # steps that a curve of neurons has at least
+REACH = 0.9
+FINE = 192  # steps that a curve of neurons would have if it reached its end
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class CurveSurgeon:
         return Change({}, {}, 0.0, {group.name: shared / 2})
 
     def _steps(self, group: UnitGroup) -> list[int]:
-        """All pieces but the last few, neurons in steps too small to show."""
+        """All pieces but the last few, neurons in steps as fine as SlimGPT ends with."""
         if group.kind == HEAD:
             per_group = group.size // self.chooser.groups(group)
             return self.chooser.steps(
                 group, (per_group if self.chooser.is_balanced(group) else self.chooser.groups(group)) - 1
             )
-        size = max(1, group.size // COARSE)
+        size = max(1, group.size // FINE)
         return group_sizes(round(REACH * group.size), size, size)
 
 

@@ -8,7 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -451,6 +451,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print(args, args.run(args))
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - what nobody can explain is raised again
             if interrupted or isinstance(error, KeyboardInterrupt):
+                _sweep(args)
                 return _failed("interrupted; finished steps are kept")
             return _explained(error)
     return 0
@@ -473,6 +474,16 @@ def _noting_interrupts() -> Iterator[list[int]]:
         yield noted
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _sweep(args: argparse.Namespace) -> None:
+    """Removes what was half-written when Ctrl-C came, even where it came while that was being removed."""
+    from graphprune.core.io import sweep_temporaries
+
+    folder = getattr(args, "output", None) or getattr(args, "folder", None)
+    if isinstance(folder, Path) and folder.is_dir():
+        with suppress(OSError):
+            sweep_temporaries(folder, own=True)
 
 
 def _explained(error: Exception) -> int:

@@ -111,11 +111,17 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def sweep_temporaries(folder: Path, *, depth: int = 2) -> None:
-    """Removes what processes that no longer run have left half-written in ``folder`` and the folders in it."""
+def sweep_temporaries(folder: Path, *, depth: int = 2, own: bool = False) -> None:
+    """Removes what processes that no longer run have left half-written in ``folder`` and the folders in it.
+
+    Args:
+        folder: where to look.
+        depth: how many levels below it.
+        own: also what this process has left: it writes nothing any more.
+    """
     for path in [path for level in range(depth + 1) for path in folder.glob(f"{'*/' * level}{TEMPORARY}*")]:
         owner, _, name = path.name.removeprefix(TEMPORARY).partition("-")
-        if owner.isdigit() and not _is_alive(int(owner)):
+        if owner.isdigit() and ((own and int(owner) == os.getpid()) or not _is_alive(int(owner))):
             if path.is_dir() and name.startswith(ASIDE):
                 _restore(path, path.parent / name.removeprefix(ASIDE))
             elif path.is_dir():

@@ -303,10 +303,11 @@ def _counts(
         return counts(model, sparsity, choice, kinds, scores)
     curves = evidence.curves(_elimination(recipe, model, {}), recipe.damping, credited=by_curves, journal=journal)
     most = 1 - (1 - sparsity) / 3  # no layer keeps less than a third of what they keep on average
-    pieces = removable(None, model.units, kinds, head_mode=choice.heads, floor=choice.floor)
+    budget = budget_of(model, choice)
+    pieces = removable(None, model.units, kinds, head_mode=choice.heads, floor=choice.floor, budget=budget)
     if by_curves:  # in nats; otherwise second-order errors are compared as the layers' scores are
         choice = replace(choice, normalise="none")
-    target = choice.target(sparsity, prunable(model.units, kinds, budget_of(model, choice)))
+    target = choice.target(sparsity, prunable(model.units, kinds, budget))
     return allocate("global", priced(pieces, curves, most), target).remove
 
 

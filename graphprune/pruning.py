@@ -113,7 +113,8 @@ class Evidence:
         self, chooser: ByElimination, damping: float, *, credited: bool, journal: Journal | None = None
     ) -> Curves:
         """What every next piece of every layer costs; measured once for all sparsities."""
-        key = (chooser.head_mode, chooser.head_error, damping, credited)
+        steps = (chooser.group_start, chooser.group_floor)
+        key = (chooser.head_mode, chooser.head_error, *steps, damping, credited)
         if key not in self._curves:
             surgeon = CurveSurgeon(chooser, damping, self.credit if credited else None)
             notes = None if journal is None or journal.folder is None else Journal(journal.folder / "curves")

@@ -17,13 +17,11 @@ from graphprune.core.units import HEAD, NEURON, UnitGroup
 from graphprune.masks.items import Pieces
 from graphprune.models.model import Model
 from graphprune.solvers.blocks import Site
-from graphprune.solvers.obs import group_sizes
 from graphprune.solvers.sequential import Change, Journal, Seen, operate
 from graphprune.solvers.units import KIND_AT, ByElimination
 
 Curves = Mapping[str, Float[torch.Tensor, " pieces"]]
 REACH = 0.9
-FINE = 192  # steps that a curve of neurons would have if it reached its end
 
 
 @dataclass(frozen=True)
@@ -58,14 +56,12 @@ class CurveSurgeon:
         return Change({}, {}, 0.0, {group.name: shared / 2})
 
     def _steps(self, group: UnitGroup) -> list[int]:
-        """All pieces but the last few, neurons in steps as fine as SlimGPT ends with."""
-        if group.kind == HEAD:
-            per_group = group.size // self.chooser.groups(group)
-            return self.chooser.steps(
-                group, (per_group if self.chooser.is_balanced(group) else self.chooser.groups(group)) - 1
-            )
-        size = max(1, group.size // FINE)
-        return group_sizes(round(REACH * group.size), size, size)
+        """All pieces but the last few, in the steps in which they will go."""
+        if group.kind != HEAD:
+            return self.chooser.steps(group, round(REACH * group.size))
+        per_group = group.size // self.chooser.groups(group)
+        pieces = per_group if self.chooser.is_balanced(group) else self.chooser.groups(group)
+        return self.chooser.steps(group, pieces - 1)
 
 
 def error_curves(

@@ -47,7 +47,7 @@ def test_a_curve_is_the_error_of_the_best_refit_without_the_first_pieces(credite
     group = model.units["neuron.0"]
     (W,) = given.weights.values()
     credit = torch.rand(len(W), generator=torch.Generator().manual_seed(1)) if credited else torch.ones(len(W))
-    chooser = ByElimination(model, {})
+    chooser = ByElimination(model, {}, group_start=1, group_floor=1)
     change = CurveSurgeon(chooser, DAMPING, {group.name: credit} if credited else None)(given)
     assert not change.parameters
     assert not change.keep
@@ -60,6 +60,20 @@ def test_a_curve_is_the_error_of_the_best_refit_without_the_first_pieces(credite
         assert float(curve[:n].sum()) == pytest.approx(refitted_error(W, hessian, keep, credit), rel=1e-5)
     alone = [refitted_error(W, hessian, torch.arange(group.size) != unit, credit) for unit in range(group.size)]
     assert float(curve[0]) == pytest.approx(min(alone), rel=1e-5)
+
+
+def test_a_curve_takes_the_steps_of_the_pruning_and_shares_each_steps_cost() -> None:
+    model = decoder("llama")
+    given = seen(model, "neuron")
+    group = model.units["neuron.0"]
+    (W,) = given.weights.values()
+    chooser = ByElimination(model, {}, group_start=8, group_floor=4)
+    curve = CurveSurgeon(chooser, DAMPING)(given).notes[group.name].double()
+    order, errors = chooser.greedy(group, W, given.hessian.damped(DAMPING)).remove([8, 4, 4])
+    assert len(order) == 16
+    for step in (slice(0, 8), slice(8, 12), slice(12, 16)):
+        costs = torch.full((step.stop - step.start,), float(errors[step].sum()) / (step.stop - step.start) / 2)
+        torch.testing.assert_close(curve[step], costs.double())
 
 
 @pytest.mark.parametrize("head_mode", ["group", "balanced"])

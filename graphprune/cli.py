@@ -19,10 +19,10 @@ WEIGHTS = ("magnitude", "activation", "power", "signed")
 SCORERS = (
     "random", "magnitude", "activation", "wanda", "mlprank", "llmrank", "graphrank", "taylor", "flap", "credit",
 )  # fmt: skip
-METHODS = (*SCORERS, "slimgpt", "graphslim", "sparsegpt")
+METHODS = (*SCORERS, "slimgpt", "graphslim", "sparsegpt", "sparsellm")
 DECIDERS = (*SCORERS, "obs")
 ALLOCATIONS = ("uniform", "log", "linear", "global", "graph", "curves")
-COMPENSATIONS = ("none", "obs", "bias")
+COMPENSATIONS = ("none", "obs", "bias", "sparsellm", "reconstruct")
 CENTRALITIES = (
     "in_degree", "out_degree", "in_strength", "out_strength", "pagerank", "katz", "hits", "path_mass", "closeness",
     "harmonic", "betweenness", "reaching", "trophic_levels", "coreness",
@@ -166,7 +166,8 @@ def _add_prune(commands: Any) -> None:
     parser.add_argument(
         "--compensation",
         choices=COMPENSATIONS,
-        help="instead of the method's own; obs: refit what stays by least squares, bias: the mean of what goes",
+        help="instead of the method's own; obs: refit what stays by least squares, bias: the mean of what goes, "
+        "sparsellm and reconstruct: all layers of an MLP together, by auxiliary variables or gradient steps",
     )
     parser.add_argument("--pattern", help="units, unstructured, or N:M: of every M weights of a row N stay")
     what = parser.add_argument_group("what may go")
@@ -187,6 +188,18 @@ def _add_prune(commands: Any) -> None:
     engine.add_argument("--head-error", choices=("grouped", "exact"), help="of a head under obs (default grouped)")
     engine.add_argument("--group-start", type=int, metavar="N", help="neurons that go at a time under obs, at first")
     engine.add_argument("--group-floor", type=int, metavar="N", help="and at last (defaults: by the width)")
+    joint = parser.add_argument_group("sparsellm and reconstruct")
+    joint.add_argument("--iterations", type=int, metavar="N", help="rounds, or passes over the text (default 4)")
+    for penalty, missed in (
+        ("alpha", "a linear layer's output"),
+        ("beta", "the MLP's output"),
+        ("gamma", "an activation"),
+    ):
+        joint.add_argument(f"--{penalty}", type=float, help=f"what missing {missed} costs (default 1; published 5)")
+    joint.add_argument("--chunk", type=int, metavar="N", help="tokens looked at together (default 1024)")
+    joint.add_argument("--variant", choices=("exact", "published"), help="of sparsellm (default exact)")
+    joint.add_argument("--global-layers", metavar="LAYERS", help="solved as a whole: all (default), first_half, 0-14")
+    joint.add_argument("--blocks", metavar="LAYERS", help="that lose single weights: all (default), first_half, 0-14")
     parser.add_argument("--rung", choices=("auto", "uniform", "padded", "masked", "excised"), default="auto")
     parser.add_argument("--name", help="of mask and checkpoint (default METHOD-SPARSITY)")
     _calibration(parser)
@@ -343,6 +356,7 @@ def _prune(args: argparse.Namespace) -> dict[str, Any]:
     from graphprune.methods import Cut, Recipe
     from graphprune.models.load import load_model
     from graphprune.pipeline import open_run, prune_step
+    from graphprune.solvers.joint import JointOptions
 
     calibration = _calibrated(args)
     if args.scores is not None and (args.scorer is not None or args.option):
@@ -353,7 +367,9 @@ def _prune(args: argparse.Namespace) -> dict[str, Any]:
         args.allocation, args.units, args.head_mode, args.floor, args.round_to, args.normalise, args.budget, args.first
     )
     named = ("scorer", "compensation", "pattern", "statistics", "damping", "head_error", "group_start", "group_floor")
-    given = {name: getattr(args, name) for name in named}
+    given = {name: getattr(args, name) for name in (*named, "global_layers", "blocks")}
+    chosen = {name: getattr(args, name) for name in ("iterations", "alpha", "beta", "gamma", "chunk", "variant")}
+    given["joint"] = JointOptions(**{name: value for name, value in chosen.items() if value is not None})
     recipe = Recipe.of(args.method, options=_options(args.option), cut=choice, **given)
     sparsity = recipe.sparsity(args.sparsity)
     recipe.check(sparsity)

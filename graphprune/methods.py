@@ -1,5 +1,6 @@
 """A method is a point in scorer x allocation x compensation; a recipe is a method with all of its options."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -10,14 +11,16 @@ from graphprune.core.pattern import Pattern
 from graphprune.masks.items import Budget, HeadMode
 from graphprune.scorers import SCORERS, make_scorer
 from graphprune.scorers.inputs import WeightScorer
+from graphprune.solvers.joint import JointMethod, JointOptions
 from graphprune.solvers.obs import HeadError
 from graphprune.solvers.units import Compensation
 
 Units = Literal["all", "neuron", "head"]
 Statistics = Literal["pruned", "dense"]
-COMPENSATIONS: tuple[Compensation, ...] = ("none", "obs", "bias")
+COMPENSATIONS: tuple[Compensation, ...] = ("none", "obs", "bias", "sparsellm", "reconstruct")
 OBS = "obs"
 UNITS, UNSTRUCTURED = "units", "unstructured"
+ALL_LAYERS, FIRST_HALF = "all", "first_half"
 BY_GRAPH, BY_CURVES = "graph", "curves"
 ALLOCATION_NAMES = (*ALLOCATIONS, BY_GRAPH, BY_CURVES)
 SCORER_NAMES = (*SCORERS, OBS)
@@ -43,6 +46,7 @@ PRESETS: dict[str, Preset] = {
     "slimgpt": Preset(OBS, "log", "obs", head_mode="balanced", damping=0.001),
     "graphslim": Preset(OBS, BY_CURVES, "obs", head_mode="balanced", head_error="exact", damping=0.001),
     "sparsegpt": Preset(OBS, "uniform", "obs", UNSTRUCTURED),
+    "sparsellm": Preset(OBS, "uniform", "sparsellm", UNSTRUCTURED),
 }
 
 
@@ -111,7 +115,8 @@ class Recipe:
         scorer: what matters, by name; `obs` for second-order errors. Empty where scores are given.
         options: of the scorer.
         cut: which units may go, and how much from which layer.
-        compensation: how what stays makes up for what goes: `none`, `obs` (least squares), `bias` (the mean).
+        compensation: how what stays makes up for what goes: `none`, `obs` (least squares), `bias` (the mean),
+            `sparsellm` (all layers of an MLP together, by auxiliary variables), `reconstruct` (so, by gradient steps).
         pattern: `units`, `unstructured` (single weights), or `N:M` (N of every M neighbouring weights of a row stay).
         statistics: a scorer of a unit's own activations sees those of the `pruned` blocks before it, or of the `dense`
             model; scores of the whole model are always of the dense one.
@@ -119,6 +124,9 @@ class Recipe:
         head_error: of a head under `obs`: `grouped` Cholesky or `exact`.
         group_start, group_floor: how many neurons go at a time under `obs`, at first and at last; None scales with the
             width.
+        joint: of `sparsellm` and `reconstruct`.
+        global_layers: the blocks whose MLPs are solved as a whole: `all`, `first_half`, or `FIRST-LAST`.
+        blocks: those that lose single weights at all, likewise; the sparsity is of these.
     """
 
     scorer: str
@@ -131,6 +139,9 @@ class Recipe:
     head_error: HeadError = "grouped"
     group_start: int | None = None
     group_floor: int | None = None
+    joint: JointOptions = field(default_factory=JointOptions)
+    global_layers: str = ALL_LAYERS
+    blocks: str = ALL_LAYERS
 
     @classmethod
     def of(cls, method: str | None, **given: Any) -> "Recipe":
@@ -155,6 +166,11 @@ class Recipe:
     def of_weights(self) -> bool:
         """Whether single weights go."""
         return self.pattern != UNITS
+
+    @property
+    def joint_method(self) -> JointMethod | None:
+        """How the layers of an MLP make up for what goes together, if they do."""
+        return self.compensation if self.compensation in {"sparsellm", "reconstruct"} else None
 
     @property
     def n_of_m(self) -> Pattern | None:
@@ -200,6 +216,7 @@ class Recipe:
             raise InputError(
                 f"group sizes fall from a start to a floor, not from {self.group_start} to {self.group_floor}"
             )
+        self._check_joint()
         if self.of_weights:
             self._check_weights()
         elif self.scorer == OBS and self.statistics == "dense":
@@ -221,6 +238,19 @@ class Recipe:
         if scorer is None or scorer.needs_stats or scorer.needs_gradients:
             raise InputError(f"the scorer {self.scorer} needs calibration; give --calibration FILE")
 
+    def _check_joint(self) -> None:
+        for what, layers in (("global layers", self.global_layers), ("blocks", self.blocks)):
+            if layers not in {ALL_LAYERS, FIRST_HALF} and re.fullmatch(r"[0-9]+-[0-9]+", layers) is None:
+                raise InputError(f"{what} are {ALL_LAYERS}, {FIRST_HALF}, or a range like 0-14, not {layers!r}")
+        if self.joint != JointOptions() and self.joint_method is None:
+            raise InputError("rounds and penalties are of the compensations sparsellm and reconstruct")
+        if self.joint.variant == "published" and not (self.of_weights and self.joint_method == "sparsellm"):
+            raise InputError("the published variant is of sparsellm, and of single weights")
+        if not self.of_weights and self.blocks != ALL_LAYERS:
+            raise InputError("units go from all blocks; leave --blocks out, or give a --pattern")
+        if self.global_layers != ALL_LAYERS and not (self.of_weights and self.joint_method):
+            raise InputError("global layers are of sparsellm and reconstruct, and of single weights")
+
     def _check_weights(self) -> None:
         pattern = self.n_of_m
         if not self.scorer:
@@ -239,3 +269,17 @@ class Recipe:
                 "single weights go from all linear layers of the blocks: --units, --head-mode, --floor, --round-to, "
                 "--budget and --statistics don't apply"
             )
+
+
+def layers_of(text: str, n_layers: int) -> frozenset[int]:
+    """The layers that `all`, `first_half` or a range like ``0-14`` names.
+
+    Raises:
+        InputError: the model hasn't so many.
+    """
+    if text in {ALL_LAYERS, FIRST_HALF}:
+        return frozenset(range(n_layers if text == ALL_LAYERS else n_layers // 2))
+    first, last = (int(part) for part in text.split("-"))
+    if not first <= last < n_layers:
+        raise InputError(f"the layers are 0-{n_layers - 1}, there is no {text}")
+    return frozenset(range(first, last + 1))

@@ -23,12 +23,14 @@ from graphprune.core.stats import CalibrationStats
 from graphprune.core.units import HEAD, NEURON
 from graphprune.masks.items import Budget, HeadMode, prunable, removable
 from graphprune.masks.select import select, warn_of_depth
-from graphprune.methods import BY_CURVES, BY_GRAPH, OBS, Cut, Recipe, Statistics, Units
+from graphprune.methods import BY_CURVES, BY_GRAPH, OBS, Cut, Recipe, Statistics, Units, layers_of
 from graphprune.models.bias import biased
 from graphprune.models.model import Model
 from graphprune.scorers import make_scorer, score
 from graphprune.scorers.inputs import Scorer, WeightScorer
 from graphprune.solvers.curves import Curves, CurveSurgeon, error_curves, priced
+from graphprune.solvers.joint import JointOptions
+from graphprune.solvers.mlp import JointSurgeon, JointUnitSurgeon
 from graphprune.solvers.obs import HeadError
 from graphprune.solvers.sequential import Journal, Operated, Overlaid, Surgeon, operate
 from graphprune.solvers.units import ByElimination, ByScore, Chooser, Compensation, Decided, UnitSurgeon
@@ -256,9 +258,11 @@ def apply(
     chooser, kinds = _chooser(recipe, sparsity, evidence, given, journal)
     if isinstance(chooser, Decided) and recipe.compensation == "none" and evidence.windows is None:
         return Cutting(_mask(recipe, sparsity, model, chooser.keep, given), model, kinds)
-    if OBS in {recipe.scorer, recipe.compensation}:
+    if OBS in {recipe.scorer, recipe.compensation} or recipe.joint_method:
         _warn_of_few_tokens(evidence, recipe.damping)
-    surgeon = UnitSurgeon(operand, chooser, recipe.compensation, recipe.damping)
+    method = recipe.joint_method
+    units = UnitSurgeon(operand, chooser, "obs" if method else recipe.compensation, recipe.damping)
+    surgeon = units if method is None else JointUnitSurgeon(units, recipe.joint, method)
     operated, changed = _through_the_blocks(operand, surgeon, evidence, journal)
     return Cutting(_mask(recipe, sparsity, model, operated.keep, given), changed, kinds, operated)
 
@@ -314,7 +318,9 @@ def _counts(
 
 def _apply_to_weights(recipe: Recipe, sparsity: float, evidence: Evidence, journal: Journal | None) -> Cutting:
     model, pattern = evidence.model, recipe.n_of_m
-    names = linear_weights(model)
+    n_layers = model.decoder.n_layers
+    blocks = layers_of(recipe.blocks, n_layers)
+    names = [name for name in linear_weights(model) if model.decoder.layer_of(name) in blocks]
     if pattern is not None:
         for name in names:
             pattern.check(model.shapes[name][1], name)
@@ -325,16 +331,21 @@ def _apply_to_weights(recipe: Recipe, sparsity: float, evidence: Evidence, journ
         if not isinstance(made, WeightScorer):
             raise InputError(f"the scorer {recipe.scorer} scores units, not single weights")
         scorer, found = made, evidence.gradients if made.needs_gradients else None
-    if OBS in {recipe.scorer, recipe.compensation}:
+    if OBS in {recipe.scorer, recipe.compensation} or recipe.joint_method:
         _warn_of_few_tokens(evidence, recipe.damping)
     remove = pattern or counts_of_weights(
         recipe.cut.allocation or "uniform", {name: model.shapes[name] for name in names}, recipe.cut.target(sparsity, 1)
     )
-    surgeon = WeightSurgeon(model, scorer, remove, recipe.compensation, recipe.damping, found)
+    method = recipe.joint_method
+    alone = recipe.compensation if method is None else "obs" if scorer is None else "none"
+    surgeon = WeightSurgeon(model, scorer, remove, alone, recipe.damping, found, blocks)
     if evidence.windows is None and scorer is not None and recipe.compensation == "none":
         keep = {f"{WEIGHT}{name}": surgeon.by_score(name, model.parameters[name]) for name in names}
         return Cutting(_mask(recipe, sparsity, model, keep, None), model)
-    operated, changed = _through_the_blocks(model, surgeon, evidence, journal)
+    taken: Surgeon = surgeon
+    if method is not None:
+        taken = JointSurgeon(surgeon, recipe.joint, layers_of(recipe.global_layers, n_layers), method)
+    operated, changed = _through_the_blocks(model, taken, evidence, journal)
     return Cutting(_mask(recipe, sparsity, changed, operated.keep, None), changed, operated=operated)
 
 
@@ -414,6 +425,9 @@ def prune(
     head_error: HeadError | None = None,
     group_start: int | None = None,
     group_floor: int | None = None,
+    joint: JointOptions | None = None,
+    global_layers: str | None = None,
+    blocks: str | None = None,
     rung: str = "auto",
     calibration: Path | str | torch.Tensor | None = None,
     n_samples: int = 32,
@@ -433,7 +447,8 @@ def prune(
         allocation: `uniform` (every layer alike), `log` or `linear` (later layers lose more), `global` (one threshold),
             `graph` (one threshold on the credit of the whole graph).
         compensation: `none`; `obs`: what stays of the layers that read removed units is refitted by least squares;
-            `bias`: the mean of what goes becomes a bias.
+            `bias`: the mean of what goes becomes a bias; `sparsellm`, `reconstruct`: all layers of an MLP make up for
+            it together, by auxiliary variables or by gradient steps.
         pattern: `units`, `unstructured`, or `N:M` (N of every M neighbouring weights stay).
         units: `neuron`, `head`, or `all` kinds that have scores.
         head_mode: heads go as whole key/value groups (`group`) or one from every group (`balanced`); None for the
@@ -447,6 +462,9 @@ def prune(
         head_error: of a head under second-order errors: `grouped` or `exact`.
         group_start: how many neurons go at a time under second-order errors, at first; None scales with the width.
         group_floor: and at last.
+        joint: of the compensations `sparsellm` and `reconstruct`.
+        global_layers: the blocks whose MLPs these solve as a whole: `all`, `first_half`, or a range like `0-14`.
+        blocks: those that lose single weights, likewise; the sparsity is of these.
         rung: shape of the result: `auto`, `uniform`, `padded` or `masked`.
         calibration: a text, its path, or token ids (see `graphprune.calibrate`).
         n_samples: windows drawn from a text.
@@ -464,7 +482,7 @@ def prune(
     recipe = Recipe.of(
         by if isinstance(by, str) else None, scorer=scorer, options=options, cut=choice, compensation=compensation,
         pattern=pattern, statistics=statistics, damping=damping, head_error=head_error, group_start=group_start,
-        group_floor=group_floor,
+        group_floor=group_floor, joint=joint, global_layers=global_layers, blocks=blocks,
     )  # fmt: skip
     amount = recipe.sparsity(sparsity)
     recipe.check(amount)

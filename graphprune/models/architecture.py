@@ -96,6 +96,11 @@ class Decoder:
     def block(self, layer: int) -> str:
         return f"model.layers.{layer}."
 
+    def layer_of(self, parameter: str) -> int | None:
+        """The block that a parameter belongs to, if it belongs to one."""
+        home, _, rest = parameter.partition("model.layers.")
+        return int(rest.split(".", maxsplit=1)[0]) if not home and rest else None
+
     def parameter(self, layer: int, part: str) -> str:
         """The full name of a block's parameter, for example ``q_proj.weight`` or ``input_layernorm.weight``."""
         module = part.split(".", maxsplit=1)[0]

@@ -5,7 +5,7 @@ projection reads, what the MLP reads, what the down projection reads. What the t
 after a change nothing before it is computed again: measuring and pruning a block costs one forward pass of it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,7 +77,7 @@ class Blocks:
         for index, _ in enumerate(self._batches):
             seen: list[torch.Tensor] = []
             with self._hooked(layer, block, site, keep, seen), suppress(_Stop):
-                self._run(layer, block, index)
+                self._run(layer, block, index, site)
             yield seen[0]
         for name, tensors in keep.items():
             if tensors and sum(x.numel() * x.element_size() for x in tensors) <= KEPT_BYTES:
@@ -105,8 +105,20 @@ class Blocks:
                 stack.callback(module.register_forward_pre_hook(keeping(name)).remove)
             yield
 
-    def _run(self, layer: int, block: Any, index: int) -> torch.Tensor:
-        """A block's output for one batch; sub-blocks whose projection's input is kept begin there."""
+    def changed(self, parameters: Iterable[str]) -> None:
+        """Forgets what comes behind parameters that have changed."""
+        names = {parameter.split(".")[-2] for parameter in parameters}
+        first = min((place for place, site in enumerate(SITES) if names.intersection(SITES[site])), default=len(SITES))
+        for site in list(SITES)[first + 1 :]:
+            self.kept.pop(site, None)
+
+    def _run(self, layer: int, block: Any, index: int, until: Site | None = None) -> torch.Tensor:
+        """A block's output for one batch.
+
+        Sub-blocks whose projection's input is kept begin there, unless what is asked for comes before.
+        """
+        order = list(SITES)
+        last = len(order) if until is None else order.index(until)
 
         def attention(*_: Any, **__: Any) -> tuple[torch.Tensor, None]:
             return block.get_submodule(self.name(layer, "o_proj"))(self.kept[ATTENTION][index]), None
@@ -117,7 +129,7 @@ class Blocks:
 
         with torch.inference_mode(), ExitStack() as stack:
             for site, part, short in ((ATTENTION, block.self_attn, attention), (NEURON, block.mlp, mlp)):
-                if site in self.kept:
+                if site in self.kept and order.index(site) < last:
                     part.forward = short
                     stack.callback(delattr, part, "forward")
             output = block(self.hidden[self._batches[index]], **self.settings[layer])

@@ -9,9 +9,10 @@ in memory. What has been done to a block is written down before the next one is 
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -38,12 +39,14 @@ class Seen:
         site: which of `SITES`.
         hessian: of what is read there.
         weights: of the layers that read it, by parameter name, as they are stored.
+        inputs: gives what is read at this site, or at one before it in the block, batch by batch: as the block is now.
     """
 
     layer: int
     site: Site
     hessian: Hessian
     weights: Mapping[str, torch.Tensor]
+    inputs: Callable[[Site], Iterator[torch.Tensor]] = field(default=lambda _: iter(()))
 
 
 @dataclass(frozen=True)
@@ -237,8 +240,10 @@ def _operate_on(blocks: Blocks, layer: int, block: Any, surgeon: Surgeon, watch:
         with watch.on("solver"):
             names = [decoder.parameter(layer, f"{module}.weight") for module in SITES[site]]
             weights = {name: parameters[name].to(network.device) for name in names}
-            changes[site] = surgeon(Seen(layer, site, hessian, weights))
+            seen = Seen(layer, site, hessian, weights, partial(blocks.inputs, layer, block))
+            changes[site] = surgeon(seen)
             _put(network, block, decoder.block(layer), changes[site].parameters)
+            blocks.changed(changes[site].parameters)
     return changes
 
 

@@ -18,7 +18,7 @@ from graphprune.solvers.hessian import Hessian
 from graphprune.solvers.obs import Greedy, HeadError, compensated, group_sizes
 from graphprune.solvers.sequential import Change, Seen
 
-Compensation = Literal["none", "obs", "bias"]
+Compensation = Literal["none", "obs", "bias", "sparsellm", "reconstruct"]
 KIND_AT: dict[Site, str] = {ATTENTION: HEAD, NEURON_SITE: NEURON}
 TINY = 1e-300
 Weights = Float[torch.Tensor, "rows columns"]

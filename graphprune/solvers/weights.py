@@ -28,6 +28,7 @@ class WeightSurgeon:
         compensation: `obs`: the weights to the right make up for it; `none`.
         damping: of the Hessians, as a share of their mean diagonal.
         gradients: of the loss, by parameter name, for a scorer that needs them.
+        blocks: those that lose any; None for all.
     """
 
     model: Model
@@ -36,8 +37,11 @@ class WeightSurgeon:
     compensation: Compensation = "none"
     damping: float = 0.01
     gradients: Mapping[str, torch.Tensor] | None = None
+    blocks: frozenset[int] | None = None
 
     def sites(self, layer: int) -> tuple[Site, ...]:
+        if self.blocks is not None and layer not in self.blocks:
+            return ()
         if isinstance(self.remove, Pattern):
             return tuple(SITES)
         names = {site: [self.model.decoder.parameter(layer, f"{m}.weight") for m in SITES[site]] for site in SITES}
@@ -47,14 +51,20 @@ class WeightSurgeon:
         changed, keep = dict[str, torch.Tensor](), dict[str, torch.Tensor]()
         error = whole = 0.0
         for name, dense in seen.weights.items():
-            stays, W = self._solved(name, dense, seen.hessian)
+            stays, W = self.solved(name, dense, seen.hessian)
             changed[name], keep[f"{WEIGHT}{name}"] = W.to(dense.dtype), stays.cpu()
             lost, had = output_error(dense, changed[name], seen.hessian)
             error, whole = error + lost, whole + had
         return Change(changed, keep, error / max(whole, TINY))
 
-    def _solved(self, name: str, dense: torch.Tensor, hessian: Hessian) -> tuple[torch.Tensor, torch.Tensor]:
-        """What stays, and the weights that do."""
+    def solved(self, name: str, dense: torch.Tensor, hessian: Hessian) -> tuple[torch.Tensor, torch.Tensor]:
+        """What stays of a matrix, and the weights that do.
+
+        Args:
+            name: of the parameter: how much of it goes.
+            dense: its values.
+            hessian: of what it reads.
+        """
         stays = None if self.scorer is None else self.by_score(name, dense, hessian)
         if stays is not None and self.compensation == "none":
             return stays, dense * stays

@@ -1,0 +1,330 @@
+"""A small network pruned as a whole: its layers make up for each other (SparseLLM, Bai et al. 2024, made to descend).
+
+The published alternation refits dense weights from auxiliary variables and prunes them anew each time, which throws
+away what was won. Here masks are chosen once, and everything that follows lowers the error of the network's output:
+
+1. the local step: every layer pruned on its own, what the paper begins with and what the result is never worse than;
+2. masks of hidden layers chosen by what an error of each of their rows does to the output, survivors refitted to the
+   dense outputs by least squares; the last layer fitted to the dense network's output, not to that of its own inputs;
+3. then again and again: auxiliary variables from where the weights put them, one exact or safeguarded minimisation
+   each; hidden weights refitted to them inside their masks; a search along that direction for the least error of the
+   output; the last layer fitted anew. A round that doesn't lower the error over all tokens is the last.
+
+Auxiliary variables live as long as a chunk of tokens is looked at, so that memory doesn't grow with their number.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float
+
+from graphprune.core.errors import InputError
+from graphprune.solvers.hessian import Hessian
+from graphprune.solvers.network import Matrices, Network, Scales, linear, without
+from graphprune.solvers.refit import lack, refit
+
+Tokens = Float[torch.Tensor, "tokens width"]
+Weights = Float[torch.Tensor, "rows columns"]
+Keep = Bool[torch.Tensor, "rows columns"]
+Variant = Literal["exact", "published"]
+JointMethod = Literal["sparsellm", "reconstruct"]
+Choose = Callable[[int, Weights, Hessian], tuple[Keep, Weights]]
+PROBE_TOKENS = 4096
+LONGEST = 64.0
+REFIT_STEPS, TURN_STEPS = 20, 8
+
+
+@dataclass(frozen=True)
+class JointOptions:
+    """How a network is pruned as a whole.
+
+    Attributes:
+        iterations: rounds, the local step among them.
+        alpha: what missing a hidden layer's output counts for, times one over its mean square; 1 if not given. As it is
+            in the published variant, where it is 5.
+        beta: likewise the network's output.
+        gamma: likewise an activation.
+        chunk: tokens whose auxiliary variables are in memory at a time.
+        variant: `exact`, or the paper's own alternation, see `published`.
+    """
+
+    iterations: int = 4
+    alpha: float | None = None
+    beta: float | None = None
+    gamma: float | None = None
+    chunk: int = 1024
+    variant: Variant = "exact"
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise InputError(f"at least 1 iteration is made, the local step, not {self.iterations}")
+        for name in ("alpha", "beta", "gamma"):
+            if (value := getattr(self, name)) is not None and not 0 < value < float("inf"):
+                raise InputError(f"{name} is a penalty above 0, not {value:g}")
+        if self.chunk < 1:
+            raise InputError(f"a chunk has at least 1 token, not {self.chunk}")
+        if self.variant not in get_args(Variant):
+            raise InputError(f"the variant is {' or '.join(get_args(Variant))}, not {self.variant!r}")
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a network reads and should give.
+
+    Attributes:
+        inputs: batch after batch, in the type that forward products are computed in.
+        outputs: of the dense network, its last bias subtracted.
+    """
+
+    inputs: Sequence[Tokens]
+    outputs: Sequence[Tokens]
+
+    @classmethod
+    def of(cls, network: Network, dense: Matrices, inputs: Sequence[Tokens], chunk: int) -> "Text":
+        """Both, in chunks of so many tokens."""
+        pieces = [piece for batch in inputs for piece in torch.split(batch, chunk)]
+        return cls(pieces, [linear(network.features(dense, X).to(X.dtype), dense[-1], None) for X in pieces])
+
+    def probe(self, n_tokens: int = PROBE_TOKENS) -> tuple[Tokens, Tokens]:
+        """Some of it, spread evenly: the same whatever the chunks are."""
+        total = sum(len(X) for X in self.inputs)
+        stride, start, picked = -(-total // n_tokens), 0, []
+        for X, Y in zip(self.inputs, self.outputs, strict=True):
+            first = -start % stride
+            picked.append((X[first::stride], Y[first::stride]))
+            start += len(X)
+        return torch.cat([X for X, _ in picked]), torch.cat([Y for _, Y in picked])
+
+
+class Moments:
+    """What least squares needs of what a layer reads and should give.
+
+    Args:
+        weights: of the layer.
+        read: the Hessian of what it reads, if that is known already.
+    """
+
+    def __init__(self, weights: Weights, read: Hessian | None = None) -> None:
+        self.hessian = read or Hessian.empty(weights.shape[1], device=weights.device)
+        self.known = read is not None
+        self.cross = torch.zeros_like(weights)
+        self.squares = 0.0
+
+    def add(self, read: Tokens, given: Tokens) -> None:
+        if not self.known:
+            self.hessian.add(read)
+        self.cross.addmm_(given.t(), read.float())
+        self.squares += float(given.square().sum(dtype=torch.float64))
+
+    def error(self, weights: Weights) -> float:
+        """``|W X - T|^2 / |T|^2``."""
+        missed = self.squares + float(lack(weights, self.hessian.total, self.cross))
+        return max(missed, 0.0) / max(self.squares, 1e-300)
+
+    def problem(self, damping: float, towards: Weights) -> tuple[Weights, Weights]:
+        """The damped Hessian and the target of a ridge regression that pulls towards some weights, in float32."""
+        H = self.hessian.damped(damping)
+        ridge = damping * float((self.hessian.squares / self.hessian.tokens).mean())
+        return H.float(), self.cross / self.hessian.tokens + ridge * towards
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A pruned network.
+
+    Attributes:
+        weights: of every layer, zero where they go.
+        keep: which stay.
+        errors: of the output, relative and squared, after every round; the first is the local step's.
+        moments: of what the last layer reads.
+    """
+
+    weights: Matrices
+    keep: Sequence[Keep]
+    errors: tuple[float, ...]
+    moments: Moments
+
+
+@dataclass(frozen=True)
+class JointProblem:
+    """A network to be pruned.
+
+    Attributes:
+        network: its shape.
+        dense: its weights, in float32.
+        text: what it reads and gives.
+        choose: which weights of a layer go, given its number, weights and Hessian; and what becomes of the others.
+        damping: of the Hessians, as a share of their mean diagonal.
+        read: the Hessian of what the first layer reads.
+        by_row: whether what is chosen may depend on the scale of a layer's rows.
+    """
+
+    network: Network
+    dense: Matrices
+    text: Text
+    choose: Choose
+    damping: float
+    read: Hessian
+    by_row: bool = True
+
+    def solve(self, options: JointOptions) -> Solution:
+        """The pruned network, never worse on its text than each layer pruned on its own.
+
+        Raises:
+            InputError: a Hessian is not positive definite.
+        """
+        local = self.local()
+        if options.iterations == 1:
+            return local
+        best = min(local, self.masked(), key=lambda found: found.errors[-1])
+        return self.improved(replace(best, errors=local.errors), options, best.errors[-1])
+
+    def improved(self, start: Solution, options: JointOptions, least: float | None = None) -> Solution:
+        """Rounds of auxiliary variables from some weights on, masks as they are, as long as they lower the error.
+
+        Args:
+            start: where to begin, and the errors to go on from.
+            options: how many rounds, penalties.
+            least: the error of where to begin, if it isn't the last of ``start``.
+        """
+        best, errors, scales = start, [*start.errors], self._scales(options)
+        least = errors[-1] if least is None else least
+        for _ in range(options.iterations - 1):
+            turned = self._turned(best, scales)
+            if turned.errors[-1] >= least:
+                break
+            best, least = turned, turned.errors[-1]
+            errors.append(least)
+        return replace(best, errors=(*errors[: len(start.errors)], *(errors[len(start.errors) :] or [least])))
+
+    def local(self) -> Solution:
+        """Every layer pruned on its own, behind those before it."""
+        weights, keep = [*self.dense], list[Keep]()
+        for layer, source in enumerate(self.network.sources):
+            if source == layer:
+                hessian = self._hessian(weights, layer)
+            stays, weights[layer] = self.choose(layer, self.dense[layer], hessian)
+            keep.append(stays)
+        moments = self.of_last(weights)
+        stays, weights[-1] = self.choose(len(keep), self.dense[-1], moments.hessian)
+        return Solution(weights, [*keep, stays], (moments.error(weights[-1]),), moments)
+
+    def masked(self) -> Solution:
+        """Masks by what they do to the output, and weights fitted to the dense network."""
+        weights, keep, credit = [*self.dense], list[Keep](), self._credit()
+        for layer, source in enumerate(self.network.sources):
+            if source == layer:
+                moments = self._towards_dense(weights, layer)
+            scale = credit[layer].sqrt()[:, None] if self.by_row else 1.0
+            stays, chosen = self.choose(layer, self.dense[layer] * scale, moments[layer].hessian)
+            H, target = moments[layer].problem(self.damping, self.dense[layer])
+            weights[layer] = refit(chosen / scale, stays, H, target, steps=REFIT_STEPS)
+            keep.append(stays)
+        last = self.of_last(weights)
+        H, target = last.problem(self.damping, self.dense[-1])
+        fitted = torch.cholesky_solve(target.double().t(), torch.linalg.cholesky(H.double())).t().float()
+        stays, chosen = self.choose(len(keep), fitted.contiguous(), last.hessian)
+        weights[-1] = refit(chosen, stays, H, target, steps=REFIT_STEPS)
+        return Solution(weights, [*keep, stays], (last.error(weights[-1]),), last)
+
+    def _turned(self, now: Solution, scales: Scales) -> Solution:
+        """One round: auxiliary variables, hidden weights towards them, as far as it pays, and the last layer."""
+        aims = self._aims(now.weights, scales)
+        weights = [*now.weights]
+        for layer, aim in enumerate(aims):
+            H, target = aim.problem(self.damping, self.dense[layer])
+            weights[layer] = refit(weights[layer], now.keep[layer], H, target, steps=TURN_STEPS)
+        weights = self._searched(now.weights, weights)
+        moments = self.of_last(weights)
+        H, target = moments.problem(self.damping, self.dense[-1])
+        weights[-1] = refit(weights[-1], now.keep[-1], H, target, steps=TURN_STEPS)
+        return Solution(weights, now.keep, (moments.error(weights[-1]),), moments)
+
+    def _searched(self, old: Matrices, new: Matrices) -> list[Weights]:
+        """The weights from the old ones along the new ones that err least on a sample of the text."""
+        X, Y = self.text.probe()
+
+        def at(length: float) -> list[Weights]:
+            return [a + length * (b - a) for a, b in zip(old, new, strict=True)]
+
+        def error(length: float) -> float:
+            weights = at(length)
+            given = linear(self.network.features(weights, X).to(X.dtype), weights[-1], None)
+            return float((Y - given).square().sum(dtype=torch.float64))
+
+        best, least, length = 0.0, error(0.0), 1.0
+        while length <= LONGEST and (found := error(length)) < least:
+            best, least, length = length, found, 2 * length
+        length = 0.5
+        while not best and length >= 1 / LONGEST:
+            best, length = (length if error(length) < least else 0.0), length / 2
+        return at(best)
+
+    def _hessian(self, weights: Matrices, layer: int) -> Hessian:
+        if not layer:
+            return self.read
+        hessian = Hessian.empty(self.dense[layer].shape[1], device=self.dense[layer].device)
+        for X in self.text.inputs:
+            hessian.add(self.network.reads(weights, X)[layer])
+        return hessian
+
+    def of_last(self, weights: Matrices) -> Moments:
+        """What the last layer reads behind some weights, and should give."""
+        result = Moments(self.dense[-1])
+        for X, Y in zip(self.text.inputs, self.text.outputs, strict=True):
+            result.add(self.network.features(weights, X), Y)
+        return result
+
+    def _towards_dense(self, weights: Matrices, first: int) -> dict[int, Moments]:
+        """Of all hidden layers that read what one of them reads, towards what they give in the dense network."""
+        layers = [layer for layer, source in enumerate(self.network.sources) if source == first]
+        result = {layer: Moments(self.dense[layer], None if first else self.read) for layer in layers}
+        for X in self.text.inputs:
+            given, read = self.network.hidden(self.dense, X), self.network.reads(weights, X)
+            for layer, moments in result.items():
+                moments.add(read[layer], without(given[layer], self.network.biases[layer]))
+        return result
+
+    def _aims(self, weights: Matrices, scales: Scales) -> list[Moments]:
+        """Of all hidden layers and their auxiliary variables."""
+        sources = self.network.sources
+        result = [Moments(W, None if source else self.read) for W, source in zip(weights, sources, strict=False)]
+        gains = self.network.gains(weights, scales)
+        for X, Y in zip(self.text.inputs, self.text.outputs, strict=True):
+            wanted = self.network.wanted(weights, gains, X, Y, scales)
+            for moments, aim in zip(result, wanted, strict=True):
+                moments.add(aim.read, aim.given)
+        return result
+
+    def _scales(self, options: JointOptions) -> Scales:
+        """Penalties over the mean squares of what they are about, in the dense network."""
+        X, Y = self.text.probe()
+        hidden, activated = self.network.hidden(self.dense, X), self.network.activations(self.dense, X)
+        return Scales(
+            tuple((options.alpha or 1.0) / _mean_square(z) for z in hidden),
+            (options.beta or 1.0) / _mean_square(Y),
+            tuple((options.gamma or 1.0) / _mean_square(a) for a in activated),
+        )
+
+    def _credit(self) -> list[Float[torch.Tensor, " rows"]]:
+        """What a unit of squared error of each hidden layer's row does to the output's, to second order.
+
+        Math: the mean over tokens of ``sum_k (dy_k/dz_i)^2``, the diagonal of the Gauss-Newton matrix, estimated with
+        one vector of random signs a token (Hutchinson): the square of the gradient of ``v^T y``.
+        """
+        X, Y = self.text.probe()
+        generator = torch.Generator().manual_seed(0)
+        signs = (torch.randint(0, 2, Y.shape, generator=generator) * 2 - 1).to(Y)
+        with torch.enable_grad():
+            nudges = [torch.zeros(len(X), len(W), device=W.device, requires_grad=True) for W in self.dense[:-1]]
+            biases = [n if b is None else n + b for n, b in zip(nudges, self.network.biases[:-1], strict=True)]
+            nudged = replace(self.network, biases=(*biases, None))
+            given = nudged.features([W.detach() for W in self.dense], X.clone().float()) @ self.dense[-1].t()
+            gradients = torch.autograd.grad((given * signs).sum(), nudges)
+        return [g.square().mean(dim=0) for g in gradients]
+
+
+def _mean_square(values: Tokens) -> float:
+    return max(float(values.square().mean()), 1e-30)

@@ -11,7 +11,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Shaped
 
 from graphprune.calibration.forward import calibrate, calibration_rows, site_sizes
 from graphprune.calibration.text import read_text
@@ -64,8 +64,8 @@ class Calibration:
     def key(self) -> object:
         return None if self.text is None else {"text": file_digest(self.text), **self.options}
 
-    def rows(self, model: Model) -> Int[torch.Tensor, "windows seq_len"]:
-        """The windows of text.
+    def rows(self, model: Model) -> Shaped[torch.Tensor, "windows seq_len"]:
+        """The windows of text, or a perceptron's inputs.
 
         Raises:
             InputError: no text was given.
@@ -97,7 +97,7 @@ class Calibration:
         """All of it, each part read or measured when it is first asked for; statistics are kept in the run folder."""
         return Evidence(
             model,
-            None if self.text is None or model.is_perceptron else lambda: self.rows(model),
+            None if self.text is None else lambda: self.rows(model),
             None if self.text is None else lambda: self.stats(model, run),
             lambda: run_graph(run),
             dtype=dtype_of(self.options["dtype"]),

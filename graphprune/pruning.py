@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Shaped
 
 from graphprune.allocation import Normalise, allocate
 from graphprune.allocation.schedule import counts_of_weights
@@ -80,19 +80,18 @@ class Evidence:
         if text is None:
             return cls(model, dtype=dtype, device=device)
         draw: dict[str, Any] = {"n_samples": n_samples, "seq_len": seq_len, "seed": seed}
-        windows = None if model.is_perceptron else partial(calibration_rows, model, text, **draw)
+        windows = partial(calibration_rows, model, text, **draw)
         measured = partial(calibrate, model, text, dtype=dtype, device=device, **draw)
         return cls(model, windows, measured, dtype=dtype, device=device)
 
     @cached_property
-    def rows(self) -> Int[torch.Tensor, "windows seq_len"]:
-        """The calibration windows.
+    def rows(self) -> Shaped[torch.Tensor, "windows seq_len"]:
+        """The calibration windows; of a perceptron, its inputs.
 
         Raises:
-            InputError: there is no text, or the model is a perceptron.
+            InputError: there is no text.
         """
         if self.windows is None:
-            self.model.decoder  # noqa: B018 - says what a perceptron can't do
             raise InputError("this needs calibration; give --calibration FILE")
         return self.windows()
 
@@ -318,9 +317,9 @@ def _counts(
 
 def _apply_to_weights(recipe: Recipe, sparsity: float, evidence: Evidence, journal: Journal | None) -> Cutting:
     model, pattern = evidence.model, recipe.n_of_m
-    n_layers = model.decoder.n_layers
+    n_layers = model.architecture.n_layers
     blocks = layers_of(recipe.blocks, n_layers)
-    names = [name for name in linear_weights(model) if model.decoder.layer_of(name) in blocks]
+    names = [name for name in linear_weights(model) if model.architecture.layer_of(name) in blocks]
     if pattern is not None:
         for name in names:
             pattern.check(model.shapes[name][1], name)
@@ -377,7 +376,8 @@ def _mask(
 
 
 def _warn_of_few_tokens(evidence: Evidence, damping: float) -> None:
-    units, n_tokens = evidence.model.units, evidence.rows.numel()
+    units = evidence.model.units
+    n_tokens = len(evidence.rows) if evidence.model.is_perceptron else evidence.rows.numel()
     widest = max((group.size * group.width for group in units.of_kind(HEAD, NEURON)), default=0)
     if n_tokens < widest:
         warnings.warn(

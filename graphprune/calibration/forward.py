@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import nn
 
 from graphprune.calibration.text import read_text, sampled, windows
@@ -48,10 +48,7 @@ def calibrate(
         InputError: the text is missing, empty, too short or not UTF-8.
     """
     if isinstance(model.architecture, Perceptron):
-        inputs = read_examples(text)["inputs"] if isinstance(text, Path) else text
-        if not isinstance(inputs, torch.Tensor):
-            raise InputError("a perceptron is calibrated on a safetensors file with `inputs`, not on text")
-        check_inputs(model.architecture, inputs)
+        inputs = calibration_rows(model, text)
         options = {"examples": len(inputs), "inputs": digest(inputs.tolist())}
         squares, sums = _perceptron_sums(model, inputs, dtype=dtype, device=device)
         return CalibrationStats(squares, len(inputs), model.identity, options, sums)
@@ -63,13 +60,19 @@ def calibrate(
 
 def calibration_rows(
     model: Model, text: str | Path | torch.Tensor, *, n_samples: int = 32, seq_len: int = 512, seed: int = 0
-) -> Int[torch.Tensor, "windows seq_len"]:
-    """The windows that a decoder is calibrated on: drawn from a text, or given as token ids.
+) -> Shaped[torch.Tensor, "windows seq_len"]:
+    """What a model is calibrated on: windows drawn from a text, or token ids as they are; a perceptron's inputs, all.
 
     Raises:
         InputError: the text is missing, empty, too short or not UTF-8.
         ModelError: a token is unknown to the model.
     """
+    if isinstance(model.architecture, Perceptron):
+        inputs = read_examples(text)["inputs"] if isinstance(text, Path) else text
+        if not isinstance(inputs, torch.Tensor):
+            raise InputError("a perceptron is calibrated on a safetensors file with `inputs`, not on text")
+        check_inputs(model.architecture, inputs)
+        return inputs
     if isinstance(text, torch.Tensor):
         rows = text
     else:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from graphprune.core.errors import InputError, ModelError
@@ -14,7 +14,7 @@ from graphprune.models.model import Model
 
 def gradients(
     model: Model,
-    rows: Int[torch.Tensor, "windows seq_len"],
+    rows: Shaped[torch.Tensor, "windows seq_len"],
     *,
     dtype: torch.dtype | None = None,
     device: str = "cpu",

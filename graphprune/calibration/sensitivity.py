@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from graphprune.core.errors import InputError, ModelError
@@ -16,7 +16,7 @@ Sensitivity = dict[str, Float[torch.Tensor, " d_model"]]
 
 def sensitivities(
     model: Model,
-    rows: Int[torch.Tensor, "windows seq_len"],
+    rows: Shaped[torch.Tensor, "windows seq_len"],
     *,
     seed: int = 0,
     dtype: torch.dtype | None = None,

@@ -210,6 +210,10 @@ class Perceptron:
     def n_layers(self) -> int:
         return len(self.activations)
 
+    def layer_of(self, parameter: str) -> int:
+        """The layer that a parameter belongs to."""
+        return int(parameter.split(".")[1])
+
     def parameter(self, layer: int, part: str = "weight") -> str:
         return f"layers.{layer}.{part}"
 

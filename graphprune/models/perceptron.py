@@ -1,6 +1,6 @@
 """Multilayer perceptrons: any stack of `Linear` layers and activations, biases included."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +22,13 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
     "softplus": nn.Softplus,
 }
+
+
+def function_of(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """An activation as a function, element by element."""
+    return torch.relu if name == "relu" else ACTIVATIONS[name]()
+
+
 _INERT = (nn.Identity, nn.Dropout, nn.Flatten)
 
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 
 from graphprune.core.errors import InputError
+from graphprune.models.architecture import Architecture, Perceptron
 from graphprune.models.streamed import StreamedDecoder
 
 Site = str
@@ -27,6 +28,19 @@ SITES: dict[Site, tuple[str, ...]] = {
 """Where a block is measured, in order of computation, and the linear layers that read there."""
 BATCH_TOKENS = 4096
 KEPT_BYTES = 4 << 30
+
+
+def readers(architecture: Architecture, layer: int, site: Site) -> list[str]:
+    """The weights that read at a site of a block, by parameter name.
+
+    A perceptron's block ``l`` is its hidden neurons ``l`` and the layer that reads them; the first layer belongs to
+    block 0, too.
+    """
+    if isinstance(architecture, Perceptron):
+        number = {MLP_INPUT: 0 if layer == 0 else None, NEURON: layer + 1}.get(site)
+        there = number is not None and number < architecture.n_layers
+        return [architecture.parameter(number, "weight")] if there and number is not None else []
+    return [architecture.parameter(layer, f"{module}.weight") for module in SITES[site]]
 
 
 class _Stop(Exception):  # noqa: N818 - it stops a forward pass, nothing is wrong

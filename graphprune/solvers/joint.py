@@ -25,9 +25,9 @@ from graphprune.solvers.hessian import Hessian
 from graphprune.solvers.network import Matrices, Network, Scales, linear, without
 from graphprune.solvers.refit import lack, refit
 
-Tokens = Float[torch.Tensor, "tokens width"]
-Weights = Float[torch.Tensor, "rows columns"]
-Keep = Bool[torch.Tensor, "rows columns"]
+Tokens = Float[torch.Tensor, "tokens _width"]
+Weights = Float[torch.Tensor, "_rows _columns"]
+Keep = Bool[torch.Tensor, "_rows _columns"]
 Variant = Literal["exact", "published"]
 JointMethod = Literal["sparsellm", "reconstruct"]
 Choose = Callable[[int, Weights, Hessian], tuple[Keep, Weights]]
@@ -204,7 +204,7 @@ class JointProblem:
         weights, keep = [*self.dense], list[Keep]()
         for layer, source in enumerate(self.network.sources):
             if source == layer:
-                hessian = self._hessian(weights, layer)
+                hessian = self.hessian(weights, layer)
             stays, weights[layer] = self.choose(layer, self.dense[layer], hessian)
             keep.append(stays)
         moments = self.of_last(weights)
@@ -217,7 +217,7 @@ class JointProblem:
         for layer, source in enumerate(self.network.sources):
             if source == layer:
                 moments = self._towards_dense(weights, layer)
-            scale = credit[layer].sqrt()[:, None] if self.by_row else 1.0
+            scale = _row_scale(credit[layer]) if self.by_row else 1.0
             stays, chosen = self.choose(layer, self.dense[layer] * scale, moments[layer].hessian)
             H, target = moments[layer].problem(self.damping, self.dense[layer])
             weights[layer] = refit(chosen / scale, stays, H, target, steps=REFIT_STEPS)
@@ -262,7 +262,8 @@ class JointProblem:
             best, length = (length if error(length) < least else 0.0), length / 2
         return at(best)
 
-    def _hessian(self, weights: Matrices, layer: int) -> Hessian:
+    def hessian(self, weights: Matrices, layer: int) -> Hessian:
+        """Of what a hidden layer reads behind some weights."""
         if not layer:
             return self.read
         hessian = Hessian.empty(self.dense[layer].shape[1], device=self.dense[layer].device)
@@ -324,6 +325,12 @@ class JointProblem:
             given = nudged.features([W.detach() for W in self.dense], X.clone().float()) @ self.dense[-1].t()
             gradients = torch.autograd.grad((given * signs).sum(), nudges)
         return [g.square().mean(dim=0) for g in gradients]
+
+
+def _row_scale(credit: Float[torch.Tensor, " rows"]) -> Float[torch.Tensor, "rows 1"]:
+    """The root of the rows' credit; a row that does nothing (a dead ReLU) counts for next to nothing."""
+    root = credit.sqrt()
+    return root.clamp_min(max(1e-6 * float(root.max()), 1e-30))[:, None]
 
 
 def _mean_square(values: Tokens) -> float:

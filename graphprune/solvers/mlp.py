@@ -9,7 +9,9 @@ from jaxtyping import Float
 from graphprune.core.mask import WEIGHT
 from graphprune.core.units import HEAD, NEURON
 from graphprune.models.activation import activation_of
+from graphprune.models.architecture import Perceptron
 from graphprune.models.model import Model
+from graphprune.models.perceptron import function_of
 from graphprune.solvers.blocks import ATTENTION, ATTENTION_INPUT, MLP_INPUT, Site
 from graphprune.solvers.blocks import NEURON as NEURON_SITE
 from graphprune.solvers.hessian import Hessian
@@ -44,6 +46,8 @@ class JointSurgeon:
 
     def sites(self, layer: int) -> tuple[Site, ...]:
         sites = self.local.sites(layer)
+        if self.local.model.is_perceptron:
+            return (MLP_INPUT,) if layer == 0 else ()  # it is one network
         if layer not in self.layers or MLP_INPUT not in sites:
             return sites
         return tuple(site for site in sites if site != NEURON_SITE)
@@ -52,7 +56,8 @@ class JointSurgeon:
         if seen.layer in self.layers and seen.site == MLP_INPUT:
             return self._mlp(seen)
         change = self.local(seen)
-        if self.options.variant == "exact" and seen.site in {ATTENTION_INPUT, ATTENTION}:
+        alone = self.options.iterations == 1 or self.options.variant == "published"
+        if seen.site in {ATTENTION_INPUT, ATTENTION} and not alone:
             change = self._refitted(seen, change)
         if seen.site != ATTENTION:
             return change
@@ -88,7 +93,7 @@ class JointSurgeon:
         else:
             problem = replace(problem, by_row=self.local.scorer is None)
             solution = problem.solve(self.options)
-        return _change(names, model, solution, seen.layer)
+        return _change(names, problem, solution, model, seen.layer)
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,7 @@ def mlp_problem(model: Model, seen: Seen, choose: Choose, damping: float, option
     device = next(iter(seen.weights.values())).device
     dense = [model.parameters[name].to(device).float() for name in mlp_weights(model, seen.layer)]
     network = mlp_network(model, seen.layer, device)
-    inputs = [batch.flatten(0, 1) for batch in seen.inputs(MLP_INPUT)]
+    inputs = [batch.reshape(-1, batch.shape[-1]) for batch in seen.inputs(MLP_INPUT)]
     text = Text.of(network, dense, inputs, options.chunk)
     read = Hessian.empty(dense[0].shape[1], device=device)
     for X in inputs:
@@ -157,13 +162,15 @@ def mlp_problem(model: Model, seen: Seen, choose: Choose, damping: float, option
     return JointProblem(network, dense, text, choose, damping, read)
 
 
-def _change(names: Sequence[str], model: Model, solution: Solution, layer: int) -> Change:
+def _change(names: Sequence[str], problem: JointProblem, solution: Solution, model: Model, layer: int) -> Change:
     parameters = {name: W.to(model.parameters[name].dtype) for name, W in zip(names, solution.weights, strict=True)}
     keep = {f"{WEIGHT}{name}": stays.cpu() for name, stays in zip(names, solution.keep, strict=True)}
-    notes = {
-        f"{NEURON}.{layer}": output_power(solution.weights[-1], solution.moments.hessian, 1),
-        f"{MLP_ERROR}.{layer}": torch.tensor(solution.errors, dtype=torch.float64),
-    }
+    notes = {f"{MLP_ERROR}.{layer}": torch.tensor(solution.errors, dtype=torch.float64)}
+    hidden = len(problem.network.phis) - 1 if isinstance(problem.network, Chain) else 0
+    for inner in range(hidden):  # of a perceptron
+        hessian = problem.hessian(solution.weights, inner + 1)
+        notes[f"{NEURON}.{layer + inner}"] = output_power(solution.weights[inner + 1], hessian, 1)
+    notes[f"{NEURON}.{layer + hidden}"] = output_power(solution.weights[-1], solution.moments.hessian, 1)
     return Change(parameters, keep, solution.errors[-1], notes)
 
 
@@ -179,14 +186,18 @@ def output_power(
 
 
 def mlp_weights(model: Model, layer: int) -> tuple[str, ...]:
-    """The names of an MLP's matrices, in the order in which they compute."""
+    """The names of an MLP's matrices, or of a whole perceptron's, in the order in which they compute."""
+    if isinstance(model.architecture, Perceptron):
+        return tuple(model.architecture.parameter(number) for number in range(model.architecture.n_layers))
     names = [model.decoder.parameter(layer, f"{module}.weight") for module in LAYERS]
     return tuple(name for name in names if name in model.shapes)
 
 
 def mlp_network(model: Model, layer: int, device: torch.device | str = "cpu") -> Network:
-    """An MLP's shape: its activation and biases."""
-    phi = activation_of(model)
+    """An MLP's shape, or that of a whole perceptron up to its last activation: activations and biases."""
     names = [name.removesuffix("weight") + "bias" for name in mlp_weights(model, layer)]
     biases = tuple(model.parameters[name].to(device).float() if name in model.shapes else None for name in names)
+    if isinstance(model.architecture, Perceptron):
+        return Chain(tuple(function_of(name) for name in model.architecture.activations[:-1]), biases)
+    phi = activation_of(model)
     return Gated(phi, biases) if len(biases) == len(LAYERS) else Chain((phi,), biases)

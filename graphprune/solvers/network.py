@@ -25,9 +25,9 @@ from graphprune.solvers.auxiliary import (
     relu_input,
 )
 
-Tokens = Float[torch.Tensor, "tokens width"]
-Matrices = Sequence[Float[torch.Tensor, "rows columns"]]
-Bias = Float[torch.Tensor, "*tokens rows"] | None
+Tokens = Float[torch.Tensor, "tokens _width"]
+Matrices = Sequence[Float[torch.Tensor, "_rows _columns"]]
+Bias = Float[torch.Tensor, "..."] | None  # of a layer's rows; of every token, where each has its own
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Shaped
 
 from graphprune.core.errors import FormatError, InputError
 from graphprune.core.io import load_tensors, opened_tensors, save_tensors
 from graphprune.core.progress import progress
+from graphprune.models.architecture import Perceptron
+from graphprune.models.data import check_inputs
 from graphprune.models.model import Model
+from graphprune.models.perceptron import ACTIVATIONS
 from graphprune.models.streamed import StreamedDecoder
-from graphprune.solvers.blocks import SITES, Blocks, Site
+from graphprune.solvers.blocks import MLP_INPUT, NEURON, Blocks, Site, readers
 from graphprune.solvers.hessian import Hessian
 
 Tensors = Mapping[str, Shaped[torch.Tensor, "..."]]
@@ -176,7 +179,7 @@ class _Stopwatch:
 
 def operate(
     model: Model,
-    rows: Int[torch.Tensor, "windows seq_len"],
+    rows: Shaped[torch.Tensor, "windows seq_len"],
     surgeon: Surgeon,
     *,
     dtype: torch.dtype | None = None,
@@ -187,8 +190,8 @@ def operate(
     """Takes a surgeon through all blocks of a decoder.
 
     Args:
-        model: a decoder; it stays as it is.
-        rows: calibration windows, all of their tokens real.
+        model: a decoder, or a perceptron; it stays as it is.
+        rows: calibration windows, all of their tokens real; of a perceptron, inputs.
         surgeon: what is done.
         dtype: of the forward passes; the checkpoint's own by default. Hessians are summed in float32.
         device: of all of it.
@@ -199,8 +202,10 @@ def operate(
     Cost: one forward pass through the blocks, ``columns^2`` operations a token and site, and the surgeon's work.
 
     Raises:
-        InputError: the model is a perceptron, there is no text, or an activation is not finite.
+        InputError: there is no text, or an activation is not finite.
     """
+    if isinstance(model.architecture, Perceptron):
+        return _operate_on_perceptron(model, model.architecture, rows, surgeon, device, journal or Journal(), what)
     decoder = model.decoder
     model.check_tokens(rows)
     if rows.numel() == 0:
@@ -238,13 +243,63 @@ def _operate_on(blocks: Blocks, layer: int, block: Any, surgeon: Surgeon, watch:
         if hessian is None:
             raise AssertionError("there are windows")
         with watch.on("solver"):
-            names = [decoder.parameter(layer, f"{module}.weight") for module in SITES[site]]
+            names = readers(decoder, layer, site)
             weights = {name: parameters[name].to(network.device) for name in names}
             seen = Seen(layer, site, hessian, weights, partial(blocks.inputs, layer, block))
             changes[site] = surgeon(seen)
             _put(network, block, decoder.block(layer), changes[site].parameters)
             blocks.changed(changes[site].parameters)
     return changes
+
+
+def _operate_on_perceptron(
+    model: Model,
+    perceptron: Perceptron,
+    inputs: Float[torch.Tensor, "examples features"],
+    surgeon: Surgeon,
+    device: str,
+    journal: Journal,
+    what: str,
+) -> Operated:
+    """The same for a perceptron; its block ``l`` ends with the layer that reads hidden neurons ``l``."""
+    check_inputs(perceptron, inputs)
+    weights = {name: value.to(device) for name, value in model.parameters.items()}
+    watch, read = _Stopwatch(), inputs.to(device).float()
+    n_blocks = max(perceptron.n_layers - 1, 1)
+
+    def through(layer: int, x: torch.Tensor) -> torch.Tensor:
+        given = torch.nn.functional.linear(
+            x, weights[perceptron.parameter(layer)].float(), weights.get(perceptron.parameter(layer, "bias"))
+        )
+        result: torch.Tensor = ACTIVATIONS[perceptron.activations[layer]]()(given)
+        return result
+
+    for block in progress(range(n_blocks), what, unit="layer"):
+        changes = dict[Site, Change]()
+        for site in (MLP_INPUT, NEURON):
+            names = readers(perceptron, block, site)
+            if not names:
+                continue
+            layer = 0 if site == MLP_INPUT else block + 1
+            if layer:
+                with watch.on("forward"):
+                    read = through(layer - 1, read)
+            if block not in journal and site in surgeon.sites(block):
+                with watch.on("statistics"):
+                    hessian = Hessian.empty(read.shape[1], device=read.device)
+                    hessian.add(read)
+                with watch.on("solver"):
+                    now = {name: weights[name] for name in names}
+                    changes[site] = surgeon(Seen(block, site, hessian, now, partial(_once, read)))
+            done = journal.read(block).parameters if block in journal else {}
+            weights |= {n: v.to(device) for n, v in (changes[site].parameters if site in changes else done).items()}
+        if block not in journal:
+            journal.write(block, changes)
+    return _together(journal, n_blocks, len(inputs), watch.seconds)
+
+
+def _once(read: torch.Tensor, _: Site) -> Iterator[torch.Tensor]:
+    yield read
 
 
 def _put(network: StreamedDecoder, block: Any, prefix: str, parameters: Tensors) -> None:

@@ -175,7 +175,10 @@ class UnitSurgeon:
     damping: float = 0.01
 
     def sites(self, layer: int) -> tuple[Site, ...]:
-        return tuple(site for site, kind in KIND_AT.items() if self.chooser.loses(self.model.units[f"{kind}.{layer}"]))
+        there = ((site, f"{kind}.{layer}") for site, kind in KIND_AT.items())
+        return tuple(
+            site for site, name in there if name in self.model.units and self.chooser.loses(self.model.units[name])
+        )
 
     def __call__(self, seen: Seen) -> Change:
         group = self.model.units[f"{KIND_AT[seen.site]}.{seen.layer}"]

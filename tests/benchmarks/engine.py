@@ -59,7 +59,7 @@ def once(args: argparse.Namespace) -> dict[str, float]:
     model = load_model(args.model)
     evidence = Evidence.of_text(model, args.calibration, n_samples=args.n_samples, seq_len=args.seq_len)
     tokens = evidence.rows.numel()
-    before = _peak()
+    before = peak()
     start = time.perf_counter()
     cutting = apply(Recipe.of(args.one), args.sparsity, evidence)
     seconds = time.perf_counter() - start
@@ -72,10 +72,11 @@ def once(args: argparse.Namespace) -> dict[str, float]:
     size = 2 if model.preferred_dtype().itemsize == 2 else 4
     needed = size * block + size * tokens * (decoder.d_model + read) + width**2 * (4 + 8 + 8)
     facts = dict(cutting.operated.seconds)
-    return facts | {"engine": sum(facts.values()), "all": seconds, "MB": _peak() - before, "needed": needed / 1e6}
+    return facts | {"engine": sum(facts.values()), "all": seconds, "MB": peak() - before, "needed": needed / 1e6}
 
 
-def _peak() -> float:
+def peak() -> float:
+    """The largest resident set so far, in megabytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 

@@ -194,9 +194,7 @@ def test_means_have_no_place_in_a_family_without_biases(
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("slimgpt", ("--sparsity", "0.2")),
-        ("magnitude", ("--sparsity", "0.2", "--compensation", "obs")),
-        ("sparsegpt", ("--pattern", "1:2")),
+        ("graphslim", ("--sparsity", "0.2")),
         ("taylor", ("--sparsity", "0.2")),
         ("flap", ("--sparsity", "0.2")),
         ("random", ("--sparsity", "0.2", "--units", "head")),

@@ -1,0 +1,123 @@
+"""SparseLLM against SparseGPT on a real model: error of the MLPs and perplexity, over calibration seeds.
+
+python -m tests.benchmarks.sparsellm --calibration VALID --text TEST -o RESULTS.jsonl [--model gemma3-270m] [...]
+
+Every run is one line of RESULTS, so that a run that was stopped goes on where it was; the table is of all lines there.
+The MLP error is the mean over pruned blocks of ``|Y - Y'|^2 / |Y|^2`` on the calibration text, ``Y`` what the dense MLP
+gives for what it reads behind the pruned blocks. ``first half`` is the paper's protocol: only the first half of the
+blocks is pruned. Nothing is chosen by the evaluation text.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graphprune import Model, load_model
+from graphprune.calibration.text import read_text, spread, windows
+from graphprune.evaluation.perplexity import perplexity
+from graphprune.methods import Recipe
+from graphprune.models.model import build_causal_lm
+from graphprune.pruning import Evidence, apply
+from graphprune.solvers.joint import JointOptions
+from graphprune.solvers.mlp import MLP_ERROR
+from graphprune.surgery.cut import zeroed
+from tests.benchmarks.engine import peak
+
+METHODS: dict[str, dict[str, Any]] = {
+    "sparsegpt": {"method": "sparsellm", "joint": JointOptions(iterations=1)},  # the local step alone, errors noted
+    "sparsellm": {"method": "sparsellm"},
+    "published": {"method": "sparsellm", "joint": JointOptions(variant="published")},
+    "reconstruct": {"method": "sparsegpt", "compensation": "reconstruct"},
+    "wanda": {"method": "wanda", "compensation": "sparsellm", "joint": JointOptions(iterations=1)},
+    "wanda, sparsellm": {"method": "wanda", "compensation": "sparsellm"},
+}
+AMOUNTS = ("0.5", "0.6", "0.7", "0.8", "0.9", "2:4")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--calibration", type=Path, required=True)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="RESULTS")
+    parser.add_argument("--n-samples", type=int, default=32)
+    parser.add_argument("--seq-len", type=int, default=512)
+    parser.add_argument("--max-windows", type=int, default=24)
+    parser.add_argument("--amounts", nargs="+", default=AMOUNTS, help="sparsities and patterns")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["sparsegpt", "sparsellm"])
+    parser.add_argument("--blocks", nargs="+", default=["all", "first_half"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = parser.parse_args()
+    found = _read(args.output)
+    model: Model | None = None
+    for blocks, amount, seed, method in product(args.blocks, args.amounts, args.seeds, args.methods):
+        sizes = {"n_samples": args.n_samples, "seq_len": args.seq_len}
+        key = {"model": args.model, "blocks": blocks, "amount": amount, "seed": seed, "method": method, **sizes}
+        if any(key.items() <= line.items() for line in found):
+            continue
+        model = model or load_model(args.model)
+        rows = spread(windows(model.tokenizer, read_text(args.text), args.seq_len), args.max_windows)
+        evidence = Evidence.of_text(model, args.calibration, seed=seed, **sizes)
+        line = key | measured(model, evidence, rows, blocks, amount, METHODS[method])
+        with args.output.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)
+        found.append(line)
+    _show([line for line in found if line["model"] == args.model], args)
+
+
+def measured(
+    model: Model, evidence: Evidence, rows: torch.Tensor, blocks: str, amount: str, choices: dict[str, Any]
+) -> dict[str, Any]:
+    """Perplexity, the mean error of the MLPs, seconds and memory of one run."""
+    pattern = amount if ":" in amount else "unstructured"
+    recipe = Recipe.of(**{**choices, "pattern": pattern, "blocks": blocks})
+    before, start = peak(), time.perf_counter()
+    cutting = apply(recipe, recipe.sparsity(None if ":" in amount else float(amount)), evidence)
+    seconds = time.perf_counter() - start
+    if cutting.operated is None:
+        raise AssertionError("the engine ran")
+    errors = [float(note[-1]) for name, note in cutting.operated.notes.items() if name.startswith(MLP_ERROR)]
+    parameters = zeroed(cutting.model.parameters, model.units, cutting.mask)
+    network: Any = build_causal_lm(model.config, parameters, None, model.preferred_dtype()).eval()
+    return {
+        "perplexity": perplexity(network, rows),
+        "mlp_error": sum(errors) / len(errors),
+        "seconds": round(seconds, 1),
+        "solver": round(cutting.operated.seconds["solver"], 1),
+        "mb_over_before": round(peak() - before),
+    }
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def _show(lines: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    for blocks in args.blocks:
+        there = [line for line in lines if line["blocks"] == blocks]
+        for what, digits in (("perplexity", 1), ("mlp_error", 4)):
+            print(f"\n| {blocks}: {what} | " + " | ".join(args.amounts) + " | seconds |")
+            print("|---" * (len(args.amounts) + 2) + "|")
+            for method in args.methods:
+                own = [line for line in there if line["method"] == method]
+                cells = [_cell([line[what] for line in own if line["amount"] == a], digits) for a in args.amounts]
+                seconds = statistics.median([line["seconds"] for line in own] or [0])
+                print(f"| {method} | " + " | ".join(cells) + f" | {seconds:.0f} |")
+
+
+def _cell(values: list[float], digits: int) -> str:
+    if not values:
+        return ""
+    spread_ = f" ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):,.{digits}f}{spread_}"
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ SCORERS = (
     "random", "magnitude", "activation", "wanda", "mlprank", "llmrank", "graphrank", "taylor", "flap", "credit",
 )  # fmt: skip
 METHODS = (*SCORERS, "slimgpt", "graphslim", "sparsegpt", "sparsellm")
-DECIDERS = (*SCORERS, "obs")
+DECIDERS = (*SCORERS, "obs", "sparsellm")
 ALLOCATIONS = ("uniform", "log", "linear", "global", "graph", "curves")
 COMPENSATIONS = ("none", "obs", "bias", "sparsellm", "reconstruct")
 CENTRALITIES = (
@@ -141,7 +141,7 @@ def _add_rank(commands: Any) -> None:
 def _add_score(commands: Any) -> None:
     parser = _command(commands, "score", _score, "how much each unit matters, to RUN/scores")
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("--scorer", choices=SCORERS, required=True)
+    parser.add_argument("--scorer", choices=DECIDERS, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="RUN")
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="of the scorer, e.g. gamma=0.5"

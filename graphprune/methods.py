@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from graphprune.allocation import ALLOCATIONS, Normalise, Target
@@ -10,9 +10,10 @@ from graphprune.core.errors import InputError
 from graphprune.core.pattern import Pattern
 from graphprune.masks.items import Budget, HeadMode
 from graphprune.scorers import SCORERS, make_scorer
-from graphprune.scorers.inputs import WeightScorer
+from graphprune.scorers.inputs import Scorer, WeightScorer, option_value
 from graphprune.solvers.joint import JointMethod, JointOptions
 from graphprune.solvers.obs import HeadError
+from graphprune.solvers.scores import SOLVED, SolvedScorer
 from graphprune.solvers.units import Compensation
 
 Units = Literal["all", "neuron", "head"]
@@ -23,7 +24,7 @@ UNITS, UNSTRUCTURED = "units", "unstructured"
 ALL_LAYERS, FIRST_HALF = "all", "first_half"
 BY_GRAPH, BY_CURVES = "graph", "curves"
 ALLOCATION_NAMES = (*ALLOCATIONS, BY_GRAPH, BY_CURVES)
-SCORER_NAMES = (*SCORERS, OBS)
+SCORER_NAMES = (*SCORERS, *SOLVED)
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ class Recipe:
             InputError: an option is unknown, out of range, or doesn't go with another.
         """
         if self.scorer not in {"", OBS}:
-            make_scorer(self.scorer, **self.options)
+            any_scorer(self.scorer, self.options)
         elif self.options:
             raise InputError("the second-order errors have no options of a scorer; see --damping and --head-error")
         self.cut.check(sparsity)
@@ -234,8 +235,7 @@ class Recipe:
             raise InputError(f"the allocation {self.cut.allocation} needs calibration; give --calibration FILE")
         if given_scores:
             return
-        scorer = None if self.scorer == OBS else make_scorer(self.scorer, **self.options)
-        if scorer is None or scorer.needs_stats or scorer.needs_gradients:
+        if needs_text(any_scorer(self.scorer, self.options)):
             raise InputError(f"the scorer {self.scorer} needs calibration; give --calibration FILE")
 
     def _check_joint(self) -> None:
@@ -255,7 +255,7 @@ class Recipe:
         pattern = self.n_of_m
         if not self.scorer:
             raise InputError("scores of units say nothing of single weights; leave --pattern out, or give a --method")
-        if self.scorer != OBS and not isinstance(make_scorer(self.scorer, **self.options), WeightScorer):
+        if self.scorer != OBS and not isinstance(any_scorer(self.scorer, self.options), WeightScorer):
             raise InputError(f"the scorer {self.scorer} scores units, not single weights")
         if self.compensation == "bias":
             raise InputError("the compensation bias makes up for units, not for single weights; use none or obs")
@@ -269,6 +269,31 @@ class Recipe:
                 "single weights go from all linear layers of the blocks: --units, --head-mode, --floor, --round-to, "
                 "--budget and --statistics don't apply"
             )
+
+
+def any_scorer(name: str, options: Mapping[str, Any]) -> Scorer | SolvedScorer:
+    """A scorer by name, of those that look at a model and of those that solve it on a text.
+
+    Raises:
+        InputError: the name or an option is unknown, or an option's value is out of range.
+    """
+    if name not in SOLVED:
+        if name not in SCORERS:
+            raise InputError(f"no scorer is named {name!r}; there are {', '.join(SCORER_NAMES)}")
+        return make_scorer(name, **options)
+    kind = SOLVED[name]
+    known = [option.name for option in fields(kind)]
+    if unknown := sorted(options.keys() - set(known)):
+        raise InputError(f"the scorer {name} has no option {unknown[0]!r}; it has {', '.join(known)}")
+    try:
+        return kind(**{option: option_value(kind, option, value) for option, value in options.items()})
+    except ValueError as error:
+        raise InputError(f"the scorer {name}: {error}") from error
+
+
+def needs_text(scorer: Scorer | SolvedScorer) -> bool:
+    """Whether a scorer has to see calibration."""
+    return isinstance(scorer, SolvedScorer) or scorer.needs_stats or scorer.needs_gradients
 
 
 def layers_of(text: str, n_layers: int) -> frozenset[int]:

@@ -28,11 +28,12 @@ from graphprune.core.stats import CalibrationStats
 from graphprune.core.units import HEAD, NEURON
 from graphprune.evaluation.evaluate import evaluate
 from graphprune.extraction.export import export, n_bytes
-from graphprune.methods import Recipe
+from graphprune.methods import Recipe, any_scorer, needs_text
 from graphprune.models.model import DTYPES, Model
 from graphprune.pruning import Evidence, apply
-from graphprune.scorers import make_scorer, scorer_options
+from graphprune.scorers import scorer_options
 from graphprune.scorers.inputs import Scorer
+from graphprune.solvers.scores import SolvedScorer
 from graphprune.solvers.sequential import Journal, Operated
 from graphprune.surgery.checkpoint import save_pruned
 from graphprune.surgery.removed import removed
@@ -105,14 +106,14 @@ class Calibration:
         )
 
 
-def calibrated_scorer(name: str, options: Mapping[str, Any], calibration: Calibration) -> Scorer:
+def calibrated_scorer(name: str, options: Mapping[str, Any], calibration: Calibration) -> Scorer | SolvedScorer:
     """A scorer by name, once it is certain that it has all it needs.
 
     Raises:
         InputError: an unknown scorer or option, or no calibration text where one is needed.
     """
-    scorer = make_scorer(name, **options)
-    if (scorer.needs_stats or scorer.needs_gradients) and calibration.text is None:
+    scorer = any_scorer(name, options)
+    if needs_text(scorer) and calibration.text is None:
         raise InputError(f"the scorer {name} needs calibration; give --calibration FILE")
     return scorer
 
@@ -311,20 +312,25 @@ def score_step(
 
 
 def _score(
-    model: Model, run: Run, scorer: Scorer, calibration: Calibration, name: str | None = None
+    model: Model, run: Run, scorer: Scorer | SolvedScorer, calibration: Calibration, name: str | None = None
 ) -> tuple[Scores, dict[str, Any]]:
-    needs = calibration.key() if scorer.needs_stats or scorer.needs_gradients else None
+    needs = calibration.key() if needs_text(scorer) else None
     label = name or scorer.name
-    settings = scorer_options(scorer)
+    settings = asdict(scorer) if isinstance(scorer, SolvedScorer) else scorer_options(scorer)
     inputs = digest([model.identity, scorer.name, settings, needs])
     path = run.scores_path(label)
     if (found := run.finished(f"score {label}", inputs)) is not None:
         return Scores.load(path, model.units, model.identity), found | {"found": True}
     evidence = calibration.evidence(model, run)
-    if scorer.needs_stats:
+    if not isinstance(scorer, SolvedScorer) and scorer.needs_stats:
         evidence.stats  # noqa: B018 - an artefact of its own, kept although scoring may fail
     with run.recording(f"score {label}", inputs, settings) as record:
-        scores = evidence.scores(scorer)
+        if isinstance(scorer, SolvedScorer):
+            journal = run.journal_folder(inputs)
+            scores = evidence.solved_scores(scorer, journal=Journal(journal))
+            shutil.rmtree(journal, ignore_errors=True)
+        else:
+            scores = evidence.scores(scorer)
         scores.save(path)
         record.outputs.append(path)
         record.result.update(scorer=scorer.name, options=settings, scores=str(path), units=list(scores.kinds))

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ from graphprune.calibration.gradient import gradients
 from graphprune.calibration.sensitivity import Sensitivity, sensitivities
 from graphprune.core.errors import InputError
 from graphprune.core.graph import ModelGraph
+from graphprune.core.io import digest
 from graphprune.core.mask import WEIGHT, Mask
 from graphprune.core.scores import Scores
 from graphprune.core.stats import CalibrationStats
 from graphprune.core.units import HEAD, NEURON
 from graphprune.masks.items import Budget, HeadMode, prunable, removable
 from graphprune.masks.select import select, warn_of_depth
-from graphprune.methods import BY_CURVES, BY_GRAPH, OBS, Cut, Recipe, Statistics, Units, layers_of
+from graphprune.methods import BY_CURVES, BY_GRAPH, OBS, Cut, Recipe, Statistics, Units, any_scorer, layers_of
 from graphprune.models.bias import biased
 from graphprune.models.model import Model
 from graphprune.scorers import make_scorer, score
@@ -32,6 +33,7 @@ from graphprune.solvers.curves import Curves, CurveSurgeon, error_curves, priced
 from graphprune.solvers.joint import JointOptions
 from graphprune.solvers.mlp import JointSurgeon, JointUnitSurgeon
 from graphprune.solvers.obs import HeadError
+from graphprune.solvers.scores import EliminationSurgeon, SolvedScorer, Surviving, of_units
 from graphprune.solvers.sequential import Journal, Operated, Overlaid, Surgeon, operate
 from graphprune.solvers.units import ByElimination, ByScore, Chooser, Compensation, Decided, UnitSurgeon
 from graphprune.solvers.weights import WeightSurgeon
@@ -139,6 +141,26 @@ class Evidence:
             graph=self.exported(),
             gradients=self.gradients if scorer.needs_gradients else None,
         )
+
+    def solved_scores(self, scorer: SolvedScorer, damping: float = 0.01, journal: Journal | None = None) -> Scores:
+        """What a scorer says that has to solve the model on the text; see `solvers.scores`.
+
+        Raises:
+            InputError: there is no text, or the scorer needs a loss and the model is a perceptron.
+        """
+        notes = None if journal is None or journal.folder is None else Journal(journal.folder / "scores")
+        if isinstance(scorer, Surviving):
+            solved = apply(Recipe.of("sparsellm", damping=damping), scorer.sparsity, self, journal=notes).operated
+        else:
+            surgeon = EliminationSurgeon(self.model, damping, self.credit if scorer.credit else None)
+            solved = operate(
+                self.model, self.rows, surgeon, dtype=self.dtype, device=self.device, journal=notes, what="eliminating"
+            )
+        if solved is None:
+            raise AssertionError("the engine ran")
+        options = asdict(scorer) | {"damping": damping}
+        inputs = digest([self.model.identity, scorer.name, options, digest(self.rows.tolist())])
+        return Scores(of_units(solved.notes, self.model), scorer.name, options, self.model.identity, inputs)
 
 
 @dataclass(frozen=True)
@@ -271,6 +293,10 @@ def _chooser(
 ) -> tuple[Chooser, tuple[str, ...]]:
     """Who decides which units of which kinds go: scores, scores to be made on the way, or the elimination itself."""
     model, choice = evidence.model, recipe.cut
+    if given is None and recipe.scorer not in {"", OBS}:
+        solver = any_scorer(recipe.scorer, recipe.options)
+        if isinstance(solver, SolvedScorer):
+            given = evidence.solved_scores(solver, recipe.damping, journal)
     scorer = None if recipe.scorer == OBS or given is not None else make_scorer(recipe.scorer, **recipe.options)
     on_the_way = recipe.statistics == "pruned" and choice.allocation != "global" and evidence.windows is not None
     if scorer is not None and not (scorer.is_local and on_the_way):

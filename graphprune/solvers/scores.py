@@ -1,0 +1,103 @@
+"""Scores that take solving the model on a text: second-order errors, and what a global solution leaves.
+
+Both stand on the same heads and neurons as every other scorer's, higher = keep.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+
+from graphprune.core.errors import InputError
+from graphprune.core.units import HEAD, NEURON
+from graphprune.models.model import Model
+from graphprune.solvers.blocks import Site
+from graphprune.solvers.obs import Greedy, group_sizes
+from graphprune.solvers.sequential import Change, Seen
+from graphprune.solvers.units import KIND_AT, columns_of
+
+
+@dataclass(frozen=True)
+class SecondOrder:
+    """A unit's score is the squared error a token of its layer's output once it and all that go before it are gone.
+
+    Units are eliminated one after the other, the others repaired in between (`obs`), in the dense model; every head on
+    its own, neurons in the steps of SlimGPT, whose error is shared out in the order within a step.
+
+    Attributes:
+        credit: weigh an error in each channel by what the prediction feels of it (`calibration.sensitivity`): scores of
+            different layers are then in nats and can be compared.
+    """
+
+    name: ClassVar[str] = "obs"
+    credit: bool = False
+
+
+@dataclass(frozen=True)
+class Surviving:
+    """A unit's score is the mean square of what it still writes when SparseLLM has pruned single weights.
+
+    Attributes:
+        sparsity: of the single weights.
+    """
+
+    name: ClassVar[str] = "sparsellm"
+    sparsity: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sparsity < 1:
+            raise ValueError(f"sparsity is between 0 and 1, not {self.sparsity:g}")
+
+
+SolvedScorer = SecondOrder | Surviving
+SOLVED: dict[str, type[SolvedScorer]] = {"obs": SecondOrder, "sparsellm": Surviving}
+
+
+@dataclass(frozen=True)
+class EliminationSurgeon:
+    """Eliminates all units of every group to see what it costs, and leaves the model as it is.
+
+    Attributes:
+        model: a decoder or a perceptron.
+        damping: of the Hessians, as a share of their mean diagonal.
+        credit: what an error of each row of the reader counts for, by group; None for all the same.
+    """
+
+    model: Model
+    damping: float
+    credit: Mapping[str, Float[torch.Tensor, " rows"]] | None = None
+
+    def sites(self, layer: int) -> tuple[Site, ...]:
+        return tuple(site for site, kind in KIND_AT.items() if f"{kind}.{layer}" in self.model.units)
+
+    def __call__(self, seen: Seen) -> Change:
+        group = self.model.units[f"{KIND_AT[seen.site]}.{seen.layer}"]
+        (reader,) = group.outgoing
+        W = seen.weights[reader.parameter].float().masked_fill(seen.hessian.squares == 0, 0.0)
+        if self.credit is not None:
+            W = W * self.credit[group.name].to(W.device).sqrt()[:, None]
+        columns = columns_of(group, torch.arange(group.size)[:, None]).to(W.device)
+        greedy = Greedy(W, seen.hessian.damped(self.damping), columns, error="exact")
+        steps = [1] * group.size
+        if group.kind == NEURON:
+            steps = group_sizes(group.size, max(-(-group.size // 10), 1), max(1, group.size // 192))
+        order, errors = greedy.remove(steps)
+        sizes = torch.tensor(steps)
+        shared = (errors.cpu()[sizes.cumsum(dim=0) - 1].clamp_min(0) / sizes).repeat_interleave(sizes)
+        scores = torch.empty(group.size, dtype=torch.float64)
+        scores[order.cpu()] = shared.cumsum(dim=0)
+        return Change({}, {}, 0.0, {group.name: scores})
+
+
+def of_units(notes: Mapping[str, torch.Tensor], model: Model) -> dict[str, Float[torch.Tensor, " _units"]]:
+    """What a surgeon noted of heads and neurons, as scores.
+
+    Raises:
+        InputError: it noted nothing of one.
+    """
+    groups = model.units.of_kind(HEAD, NEURON)
+    if missing := [group.name for group in groups if group.name not in notes]:
+        raise InputError(f"nothing is known of {missing[0]}: not all of the model was solved")
+    return {group.name: notes[group.name].to(torch.float32) for group in groups}

@@ -23,7 +23,7 @@ from graphprune.core.io import load_tensors, opened_tensors, save_tensors
 from graphprune.core.progress import progress
 from graphprune.models.model import Model
 from graphprune.models.streamed import StreamedDecoder
-from graphprune.solvers.blocks import SITES, Blocks, Site
+from graphprune.solvers.blocks import Blocks, Site, readers
 from graphprune.solvers.hessian import Hessian
 
 Tensors = Mapping[str, Shaped[torch.Tensor, "..."]]
@@ -235,7 +235,7 @@ def _operate_on(blocks: Blocks, layer: int, block: Any, surgeon: Surgeon, watch:
         if hessian is None:
             raise AssertionError("there are windows")
         with watch.on("solver"):
-            names = [decoder.parameter(layer, f"{module}.weight") for module in SITES[site]]
+            names = readers(decoder, layer, site)
             weights = {name: parameters[name].to(network.device) for name in names}
             changes[site] = surgeon(Seen(layer, site, hessian, weights))
             _put(network, block, decoder.block(layer), changes[site].parameters)

@@ -10,7 +10,7 @@ from graphprune.core.pattern import Pattern
 from graphprune.masks.weights import keep_highest, keep_pattern
 from graphprune.models.model import Model
 from graphprune.scorers.inputs import WeightInputs, WeightScorer
-from graphprune.solvers.blocks import SITES, Site
+from graphprune.solvers.blocks import SITES, Site, readers
 from graphprune.solvers.hessian import Hessian
 from graphprune.solvers.sequential import Change, Seen
 from graphprune.solvers.sparsegpt import sparsegpt
@@ -40,8 +40,8 @@ class WeightSurgeon:
     def sites(self, layer: int) -> tuple[Site, ...]:
         if isinstance(self.remove, Pattern):
             return tuple(SITES)
-        names = {site: [self.model.decoder.parameter(layer, f"{m}.weight") for m in SITES[site]] for site in SITES}
-        return tuple(site for site in SITES if any(self.remove.get(name, 0) for name in names[site]))
+        found, decoder = self.remove, self.model.decoder
+        return tuple(site for site in SITES if any(found.get(name, 0) for name in readers(decoder, layer, site)))
 
     def __call__(self, seen: Seen) -> Change:
         changed, keep = dict[str, torch.Tensor](), dict[str, torch.Tensor]()

@@ -124,7 +124,7 @@ def test_where_there_are_biases_these_make_up_for_what_goes(name: str, tmp_path:
     bias = "model.layers.0.mlp.down_proj.bias"
     expected = model.parameters[bias] + W[:, lost] @ mean
     torch.testing.assert_close(pruned.model.parameters[bias].double(), expected, rtol=1e-4, atol=1e-5)
-    assert (expected - model.parameters[bias]).abs().max() > 0.05
+    assert (expected - model.parameters[bias]).abs().max() > 0.02
     plain = prune(model, "flap", 0.3, units="neuron", compensation="none", calibration=rows)
     assert plain.operated is not None
     assert sum(pruned.operated.errors.values()) < sum(plain.operated.errors.values())

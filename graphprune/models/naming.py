@@ -41,7 +41,7 @@ class Place:
     def view(self, stock: Shaped[torch.Tensor, "..."]) -> Shaped[torch.Tensor, "..."]:
         """The part's entries of a stock weight or bias, ``[out, ...]`` or ``[groups, width, ...]``, without a copy."""
         whole = stock.t() if self.transposed else stock
-        return whole if self.third is None else whole.unflatten(0, (self.groups, 3, -1))[:, self.third]
+        return whole if self.third is None else whole.view(self.groups, 3, -1, *whole.shape[1:])[:, self.third]
 
     def read(self, stock: Shaped[torch.Tensor, "..."]) -> Shaped[torch.Tensor, "..."]:
         """The part's weight or bias; a copy unless it is stored as it is."""
@@ -65,7 +65,7 @@ class Place:
         """The part's own channels of what the stock module gives."""
         if self.third is None:
             return output
-        return output.unflatten(-1, (self.groups, 3, -1))[..., self.third, :].flatten(-2)
+        return output.reshape(*output.shape[:-1], self.groups, 3, -1)[..., self.third, :].flatten(-2)
 
     def shape(self, stock: Shape) -> Shape:
         """The shape of the part's weight or bias, from that of the stock tensor."""
@@ -230,7 +230,8 @@ class Stock(Mapping[str, torch.Tensor]):
         if place.third is None:
             whole = found[0]
         else:
-            whole = torch.stack([value.unflatten(0, (place.groups, -1)) for value in found], dim=1).flatten(0, 2)
+            whole = torch.stack([value.view(place.groups, -1, *value.shape[1:]) for value in found], dim=1)
+            whole = whole.flatten(0, 2)
         return whole.t().contiguous() if place.transposed else whole
 
     def __contains__(self, name: object) -> bool:

@@ -3,7 +3,8 @@
 Math: on the graph with `power` edges, ``rho = t + A rho`` swept backward from the outputs is how much power at the
 output a unit of power at each node causes, all cross terms dropped: the weight of all paths onward. The outputs' own is
 ``t_c = g_c^2 mean_v E_vc^2 / r^2``, with the gain ``g`` and the scale ``r`` of the last normalisation and the output
-embedding ``E``; one where there is none. Of a normalisation that centres, ``r`` is the scale before. A channel's credit is its mean square times ``rho``; a unit's is their sum.
+embedding ``E``; one where there is none. A channel's credit is its mean square times ``rho``; a unit's is their sum. A
+normalisation that centres is taken for one that doesn't, and biases carry no credit.
 
 Credit is absolute: it compares blocks. Within a block it is much like the activation norm.
 """

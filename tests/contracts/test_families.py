@@ -238,9 +238,7 @@ def test_the_units_of_every_family_own_all_of_its_linear_layers(model_type: str)
     model = dense_model(model_type)
     nobodys = ("o_proj.bias", "down_proj.bias")  # what is added to the stream whatever goes
     linears = sum(
-        tensor.numel()
-        for name, tensor in model.parameters.items()
-        if "_proj." in name and not name.endswith(nobodys)
+        tensor.numel() for name, tensor in model.parameters.items() if "_proj." in name and not name.endswith(nobodys)
     )
     assert model.units.prunable_parameters() == linears
 

@@ -174,7 +174,7 @@ def test_attention_and_mlp_of_a_parallel_block_read_and_write_the_same_places() 
         adjacency = graph.to_scipy()
 
         def linked(source: tuple[str, int], target: tuple[str, int], matrix: Any = adjacency, g: Any = graph) -> bool:
-            return matrix[slice(*g.nodes.range(*source)), slice(*g.nodes.range(*target))].nnz > 0
+            return bool(matrix[slice(*g.nodes.range(*source)), slice(*g.nodes.range(*target))].nnz)
 
         assert model.decoder.parallel is parallel
         assert [span.layer for span in graph.nodes.spans if span.kind == "resid"] == [*range(0, 5, 1 + parallel)]
@@ -255,6 +255,14 @@ def test_nodes_and_edges_follow_the_closed_formula(model_type: str) -> None:
 def test_smollm2_has_the_nodes_and_edges_of_the_formula() -> None:
     smollm2 = Decoder("llama", n_layers=30, d_model=576, n_heads=9, n_kv_heads=3, d_head=64, d_mlp=1536)
     assert (smollm2.n_nodes, smollm2.n_edges) == (219_726, 106_364_160)
+
+
+def test_gpt2_and_pythia_have_the_nodes_and_edges_of_the_formula() -> None:
+    gpt2 = Decoder("gpt2", n_layers=12, d_model=768, n_heads=12, n_kv_heads=12, d_head=64, d_mlp=3072)
+    assert (gpt2.n_nodes, gpt2.n_edges) == (129_936, 85_026_816)
+    pythia = Decoder("gpt_neox", 6, 512, n_heads=8, n_kv_heads=8, d_head=64, d_mlp=2048, parallel=True)
+    assert pythia.n_nodes == 7 * 512 + 6 * (4 * 512 + 8 + 2 * 2048)
+    assert pythia.n_edges == 6 * (4 * 512**2 + 2 * 512 * 2048 + 512 + 4 * 512 + 2048)
 
 
 @pytest.mark.parametrize("level", ["channel", "unit", "block"])

@@ -140,7 +140,8 @@ def test_a_canonical_parameter_that_changes_changes_its_own_part_of_the_network_
 def test_a_fused_projection_is_split_as_its_class_splits_it() -> None:
     """Two heads of two channels: GPT-2 has all queries first, GPT-NeoX the first head's query, key and value."""
     rows = torch.arange(12.0)
-    for model_type, queries, values in (("gpt2", [0, 1, 2, 3], [8, 9, 10, 11]), ("gpt_neox", [0, 1, 6, 7], [4, 5, 10, 11])):
+    split = {"gpt2": ([0, 1, 2, 3], [8, 9, 10, 11]), "gpt_neox": ([0, 1, 6, 7], [4, 5, 10, 11])}
+    for model_type, (queries, values) in split.items():
         naming = naming_of(model_type, 2)
         for part, expected in (("q", queries), ("v", values)):
             place = naming.within(f"self_attn.{part}_proj")

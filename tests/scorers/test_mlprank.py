@@ -188,7 +188,7 @@ def test_an_mlp_without_a_gate_is_ranked_by_its_up_projection(model_type: str, s
     stats = calibrate(model, token_ids(6, 12))
     found = score(model, scorer, stats=stats)
     assert_same(found, expected_of_decoder(model, stats, site, "wpr", 0.9, 0.5, chained=True))
-    with pytest.raises(InputError, match="have no gate; use mlp up$"):
+    with pytest.raises(InputError, match=r"have no gate; use mlp up$"):
         score(model, scorer, stats=stats, mlp="gated")
 
 

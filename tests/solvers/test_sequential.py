@@ -60,7 +60,7 @@ def by_running_everything(model: Model, rows: torch.Tensor, solve: Solve) -> dic
         for group in (model.units[f"head.{layer}"], model.units[f"neuron.{layer}"]):
             name = group.outgoing[0].parameter
             network = build_causal_lm(model.config, Overlaid(model.parameters, changed), None, torch.float32).eval()
-            X = read_by(network, rows, name.removesuffix(".weight")).flatten(0, 1).double().numpy().T
+            X = read_by(network, rows, name.removesuffix(".weight")).flatten(0, -2).double().numpy().T
             solved = solve(group, model.parameters[name].double().numpy(), X)
             if solved is not None:
                 changed[name] = torch.from_numpy(solved).float()
@@ -309,7 +309,7 @@ def test_what_is_reported_is_the_error_of_the_whole_models_outputs() -> None:
     assert len(found.errors) == 4
     for group in model.units.of_kind("head", "neuron"):
         name = group.outgoing[0].parameter
-        X = read_by(network, rows, name.removesuffix(".weight")).flatten(0, 1).double().T
+        X = read_by(network, rows, name.removesuffix(".weight")).flatten(0, -2).double().T
         W = model.parameters[name].double()
         error = (found.parameters[name].double() @ X - W @ X).square().sum() / (W @ X).square().sum()
         assert 0 < found.errors[f"{group.channel}.{group.layer}"] < 1

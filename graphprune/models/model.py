@@ -146,6 +146,12 @@ class Model:
     def n_parameters(self) -> int:
         return sum(torch.Size(shape).numel() for shape in self.shapes.values())
 
+    @property
+    def n_positions(self) -> int | None:
+        """How many tokens can be read at a time, where positions are learned; None where there is no limit."""
+        table = self.shapes.get("model.embed_positions.weight")
+        return None if table is None else table[0] - self.decoder.family.position_offset
+
     @cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer.
@@ -177,9 +183,10 @@ class Model:
                 f"{self.name} knows {vocabulary} tokens and was given token {int(rows.max())}; "
                 "the tokenizer is another model's"
             )
-        positions = self.shapes.get("model.embed_positions.weight")
-        if positions is not None and rows.shape[-1] > (most := positions[0] - self.decoder.family.position_offset):
-            raise ModelError(f"{self.name} reads {most} tokens at a time and was given a window of {rows.shape[-1]}")
+        if self.n_positions is not None and rows.shape[-1] > self.n_positions:
+            raise ModelError(
+                f"{self.name} reads {self.n_positions} tokens at a time and was given a window of {rows.shape[-1]}"
+            )
 
     def preferred_dtype(self) -> torch.dtype:
         """bfloat16 for a bfloat16 checkpoint, else float32 (float16 overflows and is slow on a CPU)."""

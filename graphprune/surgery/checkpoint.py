@@ -52,7 +52,8 @@ class Saved:
 def save_pruned(model: Model, mask: Mask, folder: Path, *, rung: str = "auto") -> Saved:
     """Writes the pruned model as a checkpoint and proves it: the folder appears only once its logits are right.
 
-    The reference is the dense model with the removed units' weights set to zero, in float32, on 2 x 32 seeded tokens.
+    The reference is the dense model with the removed units' weights set to zero, in float32, on 2 x 32 seeded tokens
+    (or fewer, where the model reads fewer at a time).
 
     Raises:
         InputError: the mask doesn't allow the rung.
@@ -139,7 +140,8 @@ def verify(model: Model, mask: Mask, folder: Path) -> tuple[float, float]:
     reference = zeroed(model.parameters, model.units, mask)
     if isinstance(model.architecture, Decoder):
         vocabulary = int(model.shapes["model.embed_tokens.weight"][0])
-        ids = torch.randint(vocabulary, (2, 32), generator=torch.Generator().manual_seed(0))
+        window = min(32, model.n_positions or 32)
+        ids = torch.randint(vocabulary, (2, window), generator=torch.Generator().manual_seed(0))
         expected = _logits(build_causal_lm(model.config, reference, None, torch.float32), ids)
         found = _logits(build_causal_lm(read_json(folder / "config.json"), {}, folder, torch.float32), ids)
     else:

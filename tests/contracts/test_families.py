@@ -243,6 +243,31 @@ def test_the_units_of_every_family_own_all_of_its_linear_layers(model_type: str)
     assert model.units.prunable_parameters() == linears
 
 
+@pytest.mark.parametrize(
+    ("model_type", "settings"),
+    [
+        ("opt", {"enable_bias": False, "layer_norm_elementwise_affine": False, "activation_function": "gelu"}),
+        ("opt", {"tie_word_embeddings": False, "max_position_embeddings": 12}),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "intermediate_size": None, "tie_word_embeddings": False}),
+        ("gpt_neox", {"attention_bias": False, "use_parallel_residual": False, "tie_word_embeddings": True}),
+    ],
+)
+def test_other_forms_of_a_family_go_the_same_way(model_type: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    module: Any = causal_lm(model_type, seed=11, **settings)
+    model, rows = Model.from_module(module), token_ids(8, 12)
+    stats = calibrate(model, rows)
+    for weight in ("magnitude", "activation", "power"):
+        graph = export(model, weight=weight, stats=stats)
+        assert (graph.n_nodes, graph.n_edges) == (model.decoder.n_nodes, model.decoder.n_edges)
+    scores = score(model, "credit", stats=stats)
+    pruned = prune(model, scores, 0.3, compensation="obs", calibration=rows)
+    assert pruned.operated is not None
+    saved = save_pruned(pruned.model, Mask.full(pruned.model.units), tmp_path / "small")
+    assert torch.equal(logits(stock(saved.folder), rows), logits(pruned.model.module(), rows))
+    assert load_model(saved.folder).shapes == pruned.model.shapes
+    assert ("lm_head.weight" in pruned.model.shapes) == (not module.config.tie_word_embeddings)
+
+
 def test_biases_of_every_linear_layer_are_handled(tmp_path: Path) -> None:
     """Llama may have biases on all four projections of the attention and on all three of the MLP."""
     module = causal_lm("llama", seed=11, attention_bias=True, mlp_bias=True)
@@ -355,8 +380,9 @@ def test_a_wrong_checkpoint_never_appears(tmp_path: Path, monkeypatch: pytest.Mo
     assert not list(tmp_path.iterdir())
 
 
-def test_a_sharded_checkpoint_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, ids = dense_model("qwen2"), token_ids(2, 12)
+@pytest.mark.parametrize("model_type", ["qwen2", *UNGATED])
+def test_a_sharded_checkpoint_is_the_same(model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids = dense_model(model_type), token_ids(2, 12)
     mask = mask_of(model, *MASKS["unequal layers"][:2])
     save_pruned(model, mask, tmp_path / "single")
     monkeypatch.setattr(checkpoint, "SHARD_BYTES", 5000)

@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from graphprune.core.errors import ModelError
+from graphprune.core.mask import Mask
 from graphprune.models.load import load_model
 from graphprune.models.model import Model
 from graphprune.models.naming import CANONICAL, Canonical, Stock, naming_of
+from graphprune.surgery.checkpoint import save_pruned
 from tests.families import GATED, UNGATED, causal_lm, decoder, module_of, names_of, store, stored, token_ids
 
 ungated = pytest.mark.parametrize("model_type", UNGATED)
@@ -208,6 +210,17 @@ def test_checkpoints_with_the_names_and_buffers_of_the_hub_are_read(model_type: 
     assert all(torch.equal(found.parameters[name], expected.parameters[name]) for name in expected.shapes)
     found.verify()
     assert torch.equal(logits(found.module(), token_ids()), logits(network, token_ids()))
+
+
+@ungated
+def test_a_checkpoint_is_written_as_its_class_writes_it(model_type: str, tmp_path: Path) -> None:
+    network: Any = causal_lm(model_type)
+    network.save_pretrained(tmp_path / "theirs")
+    model = load_model(tmp_path / "theirs")
+    save_pruned(model, Mask.full(model.units), tmp_path / "ours")
+    theirs, ours = (load_file(tmp_path / folder / "model.safetensors") for folder in ("theirs", "ours"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 
 
 def test_a_separate_output_embedding_is_kept(tmp_path: Path) -> None:

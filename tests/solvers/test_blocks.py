@@ -60,9 +60,13 @@ def through(model: Model, rows: torch.Tensor = ROWS) -> list[torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_every_site_reads_what_it_reads_in_the_whole_model(model_type: str) -> None:
-    model = decoder(model_type)
+FORMS: list[tuple[str, dict[str, Any]]] = [(model_type, {}) for model_type in MODEL_TYPES]
+FORMS.append(("gpt_neox", {"use_parallel_residual": False}))
+
+
+@pytest.mark.parametrize(("model_type", "settings"), FORMS)
+def test_every_site_reads_what_it_reads_in_the_whole_model(model_type: str, settings: dict[str, Any]) -> None:
+    model = decoder(model_type, **settings)
     whole, blocks = model.module(dtype=torch.float32), before_all(model)
     for layer in range(model.decoder.n_layers):
         with blocks.network.entered(f"layers.{layer}") as block:
@@ -74,9 +78,9 @@ def test_every_site_reads_what_it_reads_in_the_whole_model(model_type: str) -> N
         torch.testing.assert_close(blocks.hidden, given_by(whole, ROWS, f"model.layers.{layer}"))
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_what_is_changed_at_a_site_is_seen_by_all_that_compute_later(model_type: str) -> None:
-    model = decoder(model_type)
+@pytest.mark.parametrize(("model_type", "settings"), FORMS)
+def test_what_is_changed_at_a_site_is_seen_by_all_that_compute_later(model_type: str, settings: dict[str, Any]) -> None:
+    model = decoder(model_type, **settings)
     dense, found = model.module(dtype=torch.float32), iter(through(model))
     whole: Any = copy.deepcopy(dense)
     for layer in range(model.decoder.n_layers):

@@ -88,7 +88,7 @@ def check_supported(config: Mapping[str, Any]) -> None:
     """
     family_of(model_type := str(config.get("model_type")))
     if model_type == "opt":
-        projected = config.get("word_embed_proj_dim") not in {None, config.get("hidden_size")}
+        projected = config.get("word_embed_proj_dim") not in (None, config.get("hidden_size"))
         if projected or not config.get("do_layer_norm_before", True) or config.get("_remove_final_layer_norm", False):
             raise ModelError(
                 "OPT is supported with normalisation before every sub-block and at the end, and an embedding as wide "

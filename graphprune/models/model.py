@@ -274,13 +274,16 @@ def _naming(config: Mapping[str, Any]) -> Naming:
     """What the stock class of a configuration calls its parameters.
 
     Raises:
-        ModelError: it says nothing of its number of heads.
+        ModelError: it gives no number of heads.
     """
     model_type = str(config.get("model_type"))
     if model_type == "perceptron":
         return CANONICAL
+    key = family_of(model_type).heads_key
     try:
-        return naming_of(model_type, int(config[family_of(model_type).heads_key]))
+        if (n_heads := int(config[key])) < 1:
+            raise ValueError(f"{key} is {n_heads}")
+        return naming_of(model_type, n_heads)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the configuration is not that of a {model_type} model: {error}") from error
 

@@ -68,9 +68,17 @@ class Place:
         return output.reshape(*output.shape[:-1], self.groups, 3, -1)[..., self.third, :].flatten(-2)
 
     def shape(self, stock: Shape) -> Shape:
-        """The shape of the part's weight or bias, from that of the stock tensor."""
+        """The shape of the part's weight or bias, from that of the stock tensor.
+
+        Raises:
+            ValueError: that isn't three equal parts of as many groups.
+        """
         whole = stock[::-1] if self.transposed else stock
-        return whole if self.third is None else (whole[0] // 3, *whole[1:])
+        if self.third is None:
+            return whole
+        if not whole or whole[0] % (3 * self.groups):
+            raise ValueError(f"its shape {stock} is no query, key and value of {self.groups} equal groups")
+        return whole[0] // 3, *whole[1:]
 
 
 @dataclass(frozen=True)
@@ -170,6 +178,9 @@ class Canonical(Mapping[str, torch.Tensor]):
     Attributes:
         below: the stock tensors.
         shapes: of all parameters.
+
+    Raises:
+        ModelError: a tensor is none of the family's, or can't be taken apart.
     """
 
     def __init__(self, below: Tensors, naming: Naming) -> None:
@@ -181,7 +192,10 @@ class Canonical(Mapping[str, torch.Tensor]):
             if not (parts := naming.parts(stock)):
                 raise ModelError(f"{stored} is no parameter of a supported form of this architecture")
             shape = tuple(below[stored].shape) if shapes is None else shapes[stored]
-            self.shapes |= {name: naming.parameter(name)[1].shape(shape) for name in parts}
+            try:
+                self.shapes |= {name: naming.parameter(name)[1].shape(shape) for name in parts}
+            except ValueError as error:
+                raise ModelError(f"{stored} is damaged: {error}") from error
 
     def __getitem__(self, name: str) -> torch.Tensor:
         if name not in self.shapes:

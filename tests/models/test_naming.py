@@ -14,7 +14,7 @@ from graphprune.models.load import load_model
 from graphprune.models.model import Model
 from graphprune.models.naming import CANONICAL, Canonical, Stock, naming_of
 from graphprune.surgery.checkpoint import save_pruned
-from tests.families import GATED, UNGATED, causal_lm, decoder, module_of, names_of, store, stored, token_ids
+from tests.families import GATED, UNGATED, causal_lm, decoder, module_of, names_of, stock_name, store, stored, token_ids
 
 ungated = pytest.mark.parametrize("model_type", UNGATED)
 
@@ -242,6 +242,7 @@ def test_a_separate_output_embedding_is_kept(tmp_path: Path) -> None:
         ({"model_type": "opt", "_remove_final_layer_norm": True}, "and at the end"),
         ({"model_type": "gpt2", "add_cross_attention": True}, "cross-attention is not supported"),
         ({"model_type": "gpt2", "num_attention_heads": 4}, "not that of a gpt2 model: 'n_head'"),
+        ({"model_type": "gpt_neox", "num_attention_heads": 0}, "gpt_neox model: num_attention_heads is 0"),
     ],
 )
 def test_forms_that_are_not_supported_are_refused_in_one_sentence(
@@ -259,6 +260,18 @@ def test_a_parameter_that_no_such_class_has_is_refused_by_name(model_type: str, 
     saved_as(causal_lm(model_type), tmp_path, str, **{"adapter.weight": torch.ones(2)})
     with pytest.raises(ModelError, match=r"adapter\.weight is no parameter of"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "gpt_neox"])
+@pytest.mark.parametrize("shape", [(), (49,), (47, 16)])
+def test_a_fused_projection_that_is_not_three_equal_parts_is_refused(
+    model_type: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    fused = stock_name(model_type, "model.layers.0.self_attn.q_proj")
+    saved_as(causal_lm(model_type), tmp_path, str, **{f"{fused}.bias": torch.ones(shape)})
+    with pytest.raises(ModelError, match=f"{fused}.bias is damaged: its shape") as refused:
+        load_model(tmp_path)
+    assert "\n" not in str(refused.value)
 
 
 @ungated

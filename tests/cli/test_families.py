@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from graphprune.methods import PRESETS
 from graphprune.models.load import load_model
 from tests.cli.runner import CALIBRATED, EVALUATION, SMALL, TEXTS, Cli
-from tests.families import UNGATED, causal_lm
+from tests.families import UNGATED, causal_lm, stored
 
 ungated = pytest.mark.parametrize("model_type", UNGATED)
 
@@ -45,6 +45,21 @@ def test_a_model_is_exported_ranked_scored_and_evaluated(
         assert cli("score", model, "--scorer", scorer, "-o", tmp_path / "scores", *CALIBRATED, "--json").code == 0
     said = cli("evaluate", model, "--text", EVALUATION, "--seq-len", "64", "--json").json
     assert said["params"] == load_model(model).n_parameters
+
+
+@ungated
+@pytest.mark.parametrize("scorer", ["obs", "wanda", "taylor"])
+def test_two_of_four_weights_of_every_linear_layer_go(
+    model_type: str, scorer: str, folders: dict[str, Path], tmp_path: Path, cli: Cli
+) -> None:
+    """Neighbours along what a layer reads, however its class stores that."""
+    said = cli("prune", folders[model_type], "--method", "sparsegpt", "--scorer", scorer, "--pattern", "2:4",
+               "-o", tmp_path, *CALIBRATED, "--json").json  # fmt: skip
+    assert said["rung"] == "masked"
+    network: Any = AutoModelForCausalLM.from_pretrained(said["checkpoint"], dtype=torch.float32)
+    for part in ("self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"):
+        weight = stored(network, f"model.layers.2.{part}.weight")
+        assert bool(((weight == 0).reshape(-1, 4).sum(dim=1) == 2).all())
 
 
 @ungated

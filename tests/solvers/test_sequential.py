@@ -22,7 +22,7 @@ from graphprune.solvers.sequential import Change, Journal, Operated, Overlaid, S
 from graphprune.solvers.units import Decided, UnitSurgeon
 from graphprune.solvers.weights import WeightSurgeon
 from graphprune.surgery.cut import zeroed
-from tests.families import MODEL_TYPES, decoder
+from tests.families import MODEL_TYPES, UNGATED, decoder
 from tests.oracles import obs as oracle
 from tests.solvers.test_blocks import read_by
 
@@ -215,11 +215,13 @@ def same(found: Operated, expected: Operated) -> bool:
 
 @pytest.mark.parametrize("what", ["units", "weights"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("blocks", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("model_type", "blocks"), [("llama", 0), ("llama", 1), ("llama", 2), *((name, 1) for name in UNGATED)]
+)
 def test_a_run_that_was_stopped_after_any_block_goes_on_to_the_same_bits(
-    what: str, dtype: torch.dtype, blocks: int, tmp_path: Path
+    what: str, dtype: torch.dtype, model_type: str, blocks: int, tmp_path: Path
 ) -> None:
-    model = decoder("llama", num_hidden_layers=3)
+    model = decoder(model_type, num_hidden_layers=3)
     rows, surgeon = tokens(model), surgeon_of(model, what)
     whole = operate(model, rows, surgeon, dtype=dtype)
     assert len(whole.errors) == (6 if what == "units" else 12)

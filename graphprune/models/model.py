@@ -190,10 +190,11 @@ class Model:
 
     def preferred_dtype(self) -> torch.dtype:
         """bfloat16 for a bfloat16 checkpoint, else float32 (float16 overflows and is slow on a CPU)."""
+        first = next(iter(self.shapes))
         if (checkpoint := self._checkpoint) is not None:
-            return torch.bfloat16 if next(iter(checkpoint.dtypes.values())) == "BF16" else torch.float32
-        first = self.parameters[next(iter(self.shapes))]
-        return torch.bfloat16 if first.dtype == torch.bfloat16 else torch.float32
+            stored = self.parameters.stored_as(first) if isinstance(self.parameters, Canonical) else first
+            return torch.bfloat16 if checkpoint.dtypes[stored] == "BF16" else torch.float32
+        return torch.bfloat16 if self.parameters[first].dtype == torch.bfloat16 else torch.float32
 
     def verify(self) -> None:
         """Reads every parameter once.
@@ -244,6 +245,7 @@ def build_causal_lm(
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    naming = _naming(config)
     try:
         if folder is not None:
             loaded = AutoModelForCausalLM.from_pretrained(
@@ -251,7 +253,7 @@ def build_causal_lm(
             )
         else:
             settings = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
-            stock = _naming(config).stock(parameters)
+            stock = naming.stock(parameters)
             loaded = MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)].from_pretrained(
                 None,
                 config=settings,
@@ -262,7 +264,6 @@ def build_causal_lm(
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"transformers cannot load the model: {error}") from error
     module, report = loaded
-    naming = _naming(config)
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         names = [str(name) for name in report.get(what, ()) if not naming.is_buffer(str(name))]
         if names:

@@ -200,8 +200,11 @@ class Canonical(Mapping[str, torch.Tensor]):
     def __getitem__(self, name: str) -> torch.Tensor:
         if name not in self.shapes:
             raise KeyError(name)
-        stock, place = self.naming.parameter(name)
-        return place.read(self.below[self._stored[stock]])
+        return self.naming.parameter(name)[1].read(self.below[self.stored_as(name)])
+
+    def stored_as(self, name: str) -> str:
+        """What the tensor that a parameter lies in is called below."""
+        return self._stored[self.naming.parameter(name)[0]]
 
     def __contains__(self, name: object) -> bool:
         return name in self.shapes

@@ -21,6 +21,7 @@ class StreamedDecoder:
         body: the network without its output embedding; on the meta device but for what is entered.
         dtype: of the forward passes.
         device: of the forward passes.
+        naming: what the network calls its parts.
     """
 
     def __init__(self, model: Model, *, dtype: torch.dtype | None = None, device: str = "cpu") -> None:

@@ -210,6 +210,8 @@ def test_checkpoints_with_the_names_and_buffers_of_the_hub_are_read(model_type: 
     assert all(torch.equal(found.parameters[name], expected.parameters[name]) for name in expected.shapes)
     found.verify()
     assert torch.equal(logits(found.module(), token_ids()), logits(network, token_ids()))
+    saved_as(network.bfloat16(), tmp_path, lambda name: name.removeprefix(PREFIX[model_type]), **BUFFERS[model_type])
+    assert load_model(tmp_path).preferred_dtype() == torch.bfloat16  # whatever the buffers are
 
 
 @ungated

@@ -14,6 +14,8 @@ from graphprune.models.model import Model
 VOCABULARY = 64
 MODEL_TYPES = tuple(model_type for family in FAMILIES.values() for model_type in family.model_types)
 GEMMAS = ("gemma2", "gemma3_text")
+GATED = ("llama", "mistral", "qwen2", "qwen3", *GEMMAS)
+UNGATED = ("opt", "gpt2", "gpt_neox")  # of the three, GPT-2 and GPT-NeoX fuse query, key and value
 
 _SIZES = {
     "vocab_size": VOCABULARY,
@@ -29,11 +31,97 @@ _SIZES = {
     "eos_token_id": 2,
 }
 _GEMMA = {"query_pre_attn_scalar": 8, "sliding_window": 32}
+_CALLED = {"opt": {"intermediate_size": "ffn_dim"}, "gpt_neox": {},
+           "gpt2": {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
+                    "intermediate_size": "n_inner", "max_position_embeddings": "n_positions"}}  # fmt: skip
+
+# What stock classes call the parts that others call as Llama does, written down a second time: these are the oracle.
+_BLOCKS = {"opt": "model.decoder.layers", "gpt2": "transformer.h", "gpt_neox": "gpt_neox.layers"}
+_PARTS = {
+    "opt": {"self_attn.o_proj": "self_attn.out_proj", "mlp.up_proj": "fc1", "mlp.down_proj": "fc2",
+            "input_layernorm": "self_attn_layer_norm", "post_attention_layernorm": "final_layer_norm"},
+    "gpt2": {"self_attn.q_proj": "attn.c_attn", "self_attn.k_proj": "attn.c_attn", "self_attn.v_proj": "attn.c_attn",
+             "self_attn.o_proj": "attn.c_proj", "mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj",
+             "input_layernorm": "ln_1", "post_attention_layernorm": "ln_2"},
+    "gpt_neox": {"self_attn.q_proj": "attention.query_key_value", "self_attn.k_proj": "attention.query_key_value",
+                 "self_attn.v_proj": "attention.query_key_value", "self_attn.o_proj": "attention.dense",
+                 "mlp.up_proj": "mlp.dense_h_to_4h", "mlp.down_proj": "mlp.dense_4h_to_h"},
+}  # fmt: skip
+_OUTSIDE = {
+    "opt": {"model.norm": "model.decoder.final_layer_norm", "model.embed_tokens": "model.decoder.embed_tokens",
+            "model.embed_positions": "model.decoder.embed_positions"},
+    "gpt2": {"model.norm": "transformer.ln_f", "model.embed_tokens": "transformer.wte",
+             "model.embed_positions": "transformer.wpe"},
+    "gpt_neox": {"model.norm": "gpt_neox.final_layer_norm", "model.embed_tokens": "gpt_neox.embed_in"},
+}  # fmt: skip
+
+
+def stock_name(model_type: str, name: str) -> str:
+    """What a stock class calls a module, or the one that it is a part of."""
+    if model_type not in UNGATED or name == "lm_head":
+        return name
+    if not name.startswith("model.layers."):
+        return _OUTSIDE[model_type][name]
+    layer, _, part = name.removeprefix("model.layers.").partition(".")
+    return f"{_BLOCKS[model_type]}.{layer}.{_PARTS[model_type].get(part, part)}".rstrip(".")
+
+
+def module_of(network: Any, name: str) -> nn.Module:
+    """The module of a stock network that is, or holds, what Llama calls by that name."""
+    module: nn.Module = network.get_submodule(stock_name(network.config.model_type, name))
+    return module
+
+
+def part_of(network: Any, name: str, rows: torch.Tensor) -> torch.Tensor:
+    """What belongs to a projection of the output, or of the rows of the weight, of the module that holds it.
+
+    Rows are on the last axis.
+    """
+    which, model_type = "qkv".find(name[-6]), network.config.model_type
+    if which < 0 or not name.endswith("_proj") or model_type not in {"gpt2", "gpt_neox"}:
+        return rows
+    if model_type == "gpt2":
+        return rows.chunk(3, dim=-1)[which]
+    per_head = rows.reshape(*rows.shape[:-1], network.config.num_attention_heads, 3, -1)
+    return per_head[..., which, :].reshape(*rows.shape[:-1], -1)
+
+
+def stored(network: Any, name: str) -> torch.Tensor:
+    """A parameter of a stock network by Llama's name for it, ``[out, in]``; a copy."""
+    module, _, end = name.rpartition(".")
+    found: torch.Tensor = getattr(module_of(network, module), end).detach().clone()
+    if end == "bias" or "_proj" not in module:
+        return part_of(network, module, found) if end == "bias" else found
+    is_transposed = network.config.model_type == "gpt2"
+    return part_of(network, module, found if is_transposed else found.T).T
+
+
+def store(network: Any, name: str, value: torch.Tensor) -> None:
+    """Replaces a parameter of a stock network by Llama's name for it."""
+    module, _, end = name.rpartition(".")
+    parameter = getattr(module_of(network, module), end)
+    is_transposed = network.config.model_type == "gpt2" and end == "weight" and "_proj" in module
+    columns = parameter.data if is_transposed or end == "bias" else parameter.data.T
+    positions = part_of(network, module, torch.arange(columns.shape[-1]))
+    columns[..., positions] = value if end == "bias" else value.T
+
+
+def names_of(network: Any) -> list[str]:
+    """Llama's names for the parameters of a stock network's blocks."""
+    parts = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj",
+             "mlp.down_proj", "input_layernorm", "post_attention_layernorm")  # fmt: skip
+    layers = range(network.config.num_hidden_layers)
+    return [f"model.layers.{layer}.{part}.{end}" for layer in layers for part in parts for end in ("weight", "bias")]
 
 
 def causal_lm(model_type: str, *, seed: int = 0, **settings: Any) -> nn.Module:
     """A stock `transformers` class with random weights, gains and biases, in float32 and evaluation mode."""
     sizes = _SIZES | (_GEMMA if model_type in GEMMAS else {}) | settings
+    if model_type in UNGATED:
+        sizes = {_CALLED[model_type].get(key, key): value for key, value in sizes.items()}
+        sizes = {key: value for key, value in sizes.items() if key not in {"head_dim", "num_key_value_heads"}}
+    if model_type == "gpt_neox":
+        sizes.setdefault("rotary_pct", 0.5)
     config = CONFIG_MAPPING[model_type](**sizes)
     with torch.random.fork_rng():
         network: nn.Module = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
@@ -46,7 +134,8 @@ def causal_lm(model_type: str, *, seed: int = 0, **settings: Any) -> nn.Module:
             elif parameter.ndim == 1:  # a gain; Gemma stores it as a difference from one
                 parameter.copy_(0.3 * noise + (model_type not in GEMMAS))
             else:
-                parameter.copy_(noise / math.sqrt(parameter.shape[1]))
+                is_transposed = model_type == "gpt2" and ".h." in name
+                parameter.copy_(noise / math.sqrt(parameter.shape[0 if is_transposed else 1]))
     return network.eval()
 
 

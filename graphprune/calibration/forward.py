@@ -18,6 +18,7 @@ from graphprune.core.stats import CalibrationStats, is_summed
 from graphprune.models.architecture import Decoder, Perceptron
 from graphprune.models.data import check_inputs, read_examples
 from graphprune.models.model import Model
+from graphprune.models.naming import Naming, Place
 
 
 def calibrate(
@@ -114,20 +115,26 @@ def _on_cpu(totals: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def hooked(
-    module: nn.Module, before: Mapping[str, Callable[..., None]], after: Mapping[str, Callable[..., None]]
+    network: nn.Module,
+    naming: Naming,
+    before: Mapping[str, Callable[..., None]],
+    after: Mapping[str, Callable[..., None]],
 ) -> Iterator[None]:
-    """Calls ``before[name](input)`` and ``after[name](output)`` whenever a sub-module runs."""
+    """Calls ``before[name](input)`` and ``after[name](output)`` whenever a part runs, by its canonical name."""
 
     def pre(call: Callable[..., None]) -> Callable[..., None]:
         return lambda _, args, kwargs: call(args[0] if args else kwargs["hidden_states"])
 
-    def post(call: Callable[..., None]) -> Callable[..., None]:
-        return lambda _, __, output: call(output[0] if isinstance(output, tuple) else output)
+    def post(place: Place, call: Callable[..., None]) -> Callable[..., None]:
+        return lambda _, __, output: call(place.output(output[0] if isinstance(output, tuple) else output))
 
-    handles = [
-        module.get_submodule(name).register_forward_pre_hook(pre(f), with_kwargs=True) for name, f in before.items()
-    ]
-    handles += [module.get_submodule(name).register_forward_hook(post(f)) for name, f in after.items()]
+    handles = []
+    for name, call in before.items():
+        module = network.get_submodule(naming.module(name).module)
+        handles.append(module.register_forward_pre_hook(pre(call), with_kwargs=True))
+    for name, call in after.items():
+        place = naming.module(name)
+        handles.append(network.get_submodule(place.module).register_forward_hook(post(place, call)))
     try:
         yield
     finally:
@@ -136,10 +143,11 @@ def hooked(
 
 
 def sites(decoder: Decoder) -> tuple[dict[str, str], dict[str, str]]:
-    """Where a decoder is measured: the site by the module whose input it is, and by the module whose output."""
+    """Where a decoder is measured: the site by the part whose input it is, and by the part whose output."""
     family = decoder.family
-    inputs = {"q_proj": "attn_in", "o_proj": "attn", "gate_proj": "mlp_in", "down_proj": "neuron"}
-    outputs = {"v_proj": "value", "o_proj": "attn_out", "gate_proj": "gate", "up_proj": "up", "down_proj": "mlp_out"}
+    inputs = {"q_proj": "attn_in", "o_proj": "attn", "up_proj": "mlp_in", "down_proj": "neuron"}
+    outputs = {"v_proj": "value", "o_proj": "attn_out", "down_proj": "mlp_out"}
+    outputs |= {f"{part}_proj": part for part in decoder.mlp_parts}
     if family.head_norm:
         outputs |= {"q_proj": "query_raw", "k_proj": "key_raw", "q_norm": "query", "k_norm": "key"}
     else:
@@ -150,7 +158,8 @@ def sites(decoder: Decoder) -> tuple[dict[str, str], dict[str, str]]:
         before |= {decoder.parameter(layer, name): f"{site}.{layer}" for name, site in inputs.items()}
         after |= {decoder.parameter(layer, name): f"{site}.{layer}" for name, site in outputs.items()}
         before[decoder.parameter(layer, family.attention_norm)] = f"resid.{2 * layer}"
-        before[decoder.parameter(layer, family.mlp_norm)] = f"resid.{2 * layer + 1}"
+        if not decoder.parallel:
+            before[decoder.parameter(layer, family.mlp_norm)] = f"resid.{2 * layer + 1}"
     return before, after
 
 
@@ -178,9 +187,9 @@ def _decoder_sums(
     sizes = site_sizes(model)
     inputs = {name: partial(sums.add, site, sizes[site]) for name, site in before.items()}
     outputs = {name: partial(sums.add, site, sizes[site]) for name, site in after.items()}
-    with torch.inference_mode(), hooked(network, inputs, outputs):
+    with torch.inference_mode(), hooked(network, model.naming, inputs, outputs):
         for row in progress(rows, "calibrating", unit="window"):
-            network.model(input_ids=row[None].to(device), use_cache=False)
+            network.base_model(input_ids=row[None].to(device), use_cache=False)
     return sums.checked()
 
 

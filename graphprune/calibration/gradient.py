@@ -49,7 +49,8 @@ def gradients(
     if unknown := sorted(set(wanted) - model.shapes.keys()):
         raise ValueError(f"the model has no parameter {unknown[0]!r}")
     network: Any = model.module(dtype=dtype, device=device).requires_grad_(requires_grad=False)
-    parameters = {name: network.get_parameter(name).requires_grad_() for name in wanted}
+    stock = dict.fromkeys(model.naming.parameter(name)[0] for name in wanted)
+    parameters = {name: network.get_parameter(name).requires_grad_() for name in stock}
     totals = {name: torch.zeros_like(p, dtype=torch.float32, requires_grad=False) for name, p in parameters.items()}
     for name, parameter in parameters.items():
         parameter.register_post_accumulate_grad_hook(_move_to(totals[name]))
@@ -57,7 +58,8 @@ def gradients(
         for row in progress(rows.to(device), "gradients", unit="window"):
             logits = network(input_ids=row[None], use_cache=False).logits[0, :-1].float()
             torch.nn.functional.cross_entropy(logits, row[1:]).backward()  # type: ignore[no-untyped-call]
-    return {name: _checked(name, total.div_(len(rows)).cpu()) for name, total in totals.items()}
+    found = model.naming.canonical({name: total.div_(len(rows)).cpu() for name, total in totals.items()})
+    return {name: _checked(name, found[name]) for name in wanted}
 
 
 def linear_parameters(model: Model) -> list[str]:

@@ -49,8 +49,8 @@ def sensitivities(
     writers |= {f"neuron.{layer}": "down_proj" for layer in range(decoder.n_layers)}
     totals = {name: torch.zeros(decoder.d_model, dtype=torch.float64, device=device) for name in writers}
     for name, part in writers.items():
-        module = network.get_submodule(decoder.parameter(int(name.split(".")[1]), part))
-        module.register_forward_hook(_adding_squares(totals[name]))
+        place = decoder.naming.module(decoder.parameter(int(name.split(".")[1]), part))
+        network.get_submodule(place.module).register_forward_hook(_adding_squares(totals[name]))
     generator = torch.Generator(device).manual_seed(seed)
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels may add up in any order
         for row in progress(rows.to(device), "measuring credit", unit="window"):

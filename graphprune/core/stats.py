@@ -27,11 +27,12 @@ def is_summed(site: str) -> bool:
 class CalibrationStats:
     """Sums of squares over tokens, one float64 tensor a site; of the units' outputs plain sums as well.
 
-    Sites of a decoder: ``resid.K`` (the stream), and for every block ``attn_in``, ``query``, ``key``, ``value``
-    (before rotation; after the head's own normalisation where there is one, and then ``query_raw`` and ``key_raw``
-    before it), ``attn`` (input of the output projection), ``attn_out``, ``mlp_in``,
-    ``gate`` and ``up`` (raw outputs), ``neuron`` (input of the down projection), ``mlp_out``. Sites of a perceptron:
-    ``input.0``, and for every layer ``pre`` (raw output) and ``neuron`` (after the activation; the last is ``output``).
+    Sites of a decoder: ``resid.K`` (the stream; odd K only where an MLP reads what its block's attention has written),
+    and for every block ``attn_in``, ``query``, ``key``, ``value`` (before rotation; after the head's own normalisation
+    where there is one, and then ``query_raw`` and ``key_raw`` before it), ``attn`` (input of the output projection),
+    ``attn_out``, ``mlp_in``, ``gate`` (where there is one) and ``up`` (raw outputs), ``neuron`` (input of the down
+    projection), ``mlp_out``. Sites of a perceptron: ``input.0``, and for every layer ``pre`` (raw output) and
+    ``neuron`` (after the activation; the last is ``output``).
 
     Attributes:
         squares: per site, the sum over tokens of the squared activation of each channel.

@@ -25,16 +25,17 @@ def perplexity_of_masks(
     The network is loaded once; what a mask removes is zeroed in it and put back afterwards.
     """
     network: Any = model.module(dtype=dtype, device=device)
-    parameters = dict(network.named_parameters())
+    stored = dict(network.named_parameters())
     for mask in masks:
         plan = Plan.of(mask, model.units)
-        dense = {name: parameters[name].detach().clone() for name in plan.touched}
+        places = {name: model.naming.parameter(name) for name in plan.touched}
+        dense = {name: place.read(stored[stock].detach()).clone() for name, (stock, place) in places.items()}
         with torch.no_grad():
-            for name, tensor in dense.items():
-                parameters[name].copy_(plan.zeroed(name, tensor))
+            for name, (stock, place) in places.items():
+                place.write(stored[stock], plan.zeroed(name, dense[name]))
         try:
             yield perplexity(network, rows, device=device)
         finally:
             with torch.no_grad():
-                for name, tensor in dense.items():
-                    parameters[name].copy_(tensor)
+                for name, (stock, place) in places.items():
+                    place.write(stored[stock], dense[name])

@@ -3,6 +3,13 @@
 Order of the nodes: ``resid.0``, then for every block l: ``query key value pattern attn``, ``resid.2l+1``,
 ``gate up neuron``, ``resid.2l+2``. Blocks of edges are as large as the order allows: one for all three attention
 inputs, one for gate and up.
+
+An MLP without a gate has no ``gate``: a neuron is the activation of its ``up`` alone, and the edge between them is its
+only one. Where attention and MLP are parallel there is no ``resid.2l+1``: both read ``resid.2l``, and both write to
+``resid.2l+2``, which one skip edge a channel reaches.
+
+Biases, of linear layers and of normalisations, are no edges. Nor is the centring of a normalisation that subtracts the
+mean of the stream: its gain is folded in as that of any other, and its scale is taken to be the stream's.
 """
 
 from collections.abc import Iterator, Mapping
@@ -41,7 +48,7 @@ class DecoderEdges:
 
     def _attention(self, layer: int) -> list[Block]:
         d = self.decoder
-        before, after = self._run("resid", 2 * layer), self._run("resid", 2 * layer + 1)
+        before, after = self._run("resid", 2 * layer), self._run("resid", 2 * layer + (2 if d.parallel else 1))
         projections = self._run("query", layer, "value")
         query_key, value_pattern = self._run("query", layer, "key"), self._run("value", layer, "pattern")
         pattern, attn = self._run("pattern", layer), self._run("attn", layer)
@@ -58,32 +65,22 @@ class DecoderEdges:
             self._sharing(query_key, pattern, layer),
             self._mixing(value_pattern, attn, layer),
             Block.full(attn, after, outward),
-            self._skip(before, after, 2 * layer),
+            *([] if d.parallel else [self._skip(before, after, 2 * layer)]),
         ]
 
     def _mlp(self, layer: int) -> list[Block]:
-        family = self.decoder.family
-        before, after = self._run("resid", 2 * layer + 1), self._run("resid", 2 * layer + 2)
-        gate_up, neuron = self._run("gate", layer, "up"), self._run("neuron", layer)
-        weights = torch.cat([self._rows(layer, "gate_proj", None), self._rows(layer, "up_proj", None)])
+        family, parts = self.decoder.family, self.decoder.mlp_parts
+        k = self.decoder.mlp_input(layer)
+        before, after = self._run("resid", k), self._run("resid", 2 * layer + 2)
+        inner, neuron = self._run(parts[0], layer, parts[-1]), self._run("neuron", layer)
+        weights = torch.cat([self._rows(layer, f"{part}_proj", None) for part in parts])
         inward = self._from_stream(weights, layer, family.mlp_norm, "mlp_in")
         outward = self._to_stream(layer, "down_proj", family.mlp_post_norm, "neuron", "mlp_out")
-        size = self.decoder.d_mlp
-        column = torch.arange(size, dtype=torch.int32)
-        gating = Block(
-            gate_up,
-            neuron,
-            self._through_gate(layer)
-            if self.weight == "power"
-            else self._product(f"neuron.{layer}", size).repeat_interleave(2),
-            torch.arange(size + 1, dtype=torch.int32) * 2,
-            torch.stack([column, column + size], dim=1).reshape(-1),
-        )
         return [
-            Block.full(before, gate_up, inward),
-            gating,
+            Block.full(before, inner, inward),
+            self._activating(inner, neuron, layer),
             Block.full(neuron, after, outward),
-            self._skip(before, after, 2 * layer + 1),
+            self._skip(before, after, k),
         ]
 
     def _run(self, kind: str, layer: int, last: str | None = None) -> tuple[int, int]:
@@ -117,11 +114,12 @@ class DecoderEdges:
     ) -> Float[torch.Tensor, "out in"]:
         """Edges that read the stream through a normalisation; the matrix, a copy of the parameters, is overwritten."""
         if self.weight == "activation":
-            return matrix.abs().mul_(self._rms(f"{site}.{layer}"))  # the input as measured, gain included
+            return matrix.abs().mul_(self._rms(f"{site}.{layer}"))  # the input as measured, gain and bias included
         gain = self._gain(layer, norm)
         folded = matrix if gain is None else matrix.mul_(gain)
         if self.weight == "power":  # the normalisation divides by the root mean square of the stream
-            return folded.square_().div_(self._power(f"resid.{2 * layer + (site == 'mlp_in')}").mean())
+            k = self.decoder.mlp_input(layer) if site == "mlp_in" else 2 * layer
+            return folded.square_().div_(self._power(f"resid.{k}").mean())
         return folded if self.weight == "signed" else folded.abs_()
 
     def _to_stream(
@@ -151,10 +149,22 @@ class DecoderEdges:
         """The weight of the edges into a product: how large the product is; 1 where nothing was measured."""
         return self._rms(site) if self.weight == "activation" else torch.ones(size)
 
-    def _through_gate(self, layer: int) -> Vector:
-        """Power from gate and up to their product: a gate's slope is taken to be a half in square."""
+    def _activating(self, inner: tuple[int, int], neuron: tuple[int, int], layer: int) -> Block:
+        """Gate and up to their neuron, or up alone."""
+        size, n_parts = self.decoder.d_mlp, len(self.decoder.mlp_parts)
+        if self.weight == "power":
+            weights = self._through_activation(layer)
+        else:
+            weights = self._product(f"neuron.{layer}", size).repeat_interleave(n_parts)
+        crow, column = torch.arange(size + 1, dtype=torch.int32), torch.arange(size, dtype=torch.int32)
+        col = torch.stack([column + part * size for part in range(n_parts)], dim=1).reshape(-1)
+        return Block(inner, neuron, weights, crow * n_parts, col)
+
+    def _through_activation(self, layer: int) -> Vector:
+        """Power from up to its neuron, as measured; and from a gate, whose slope is taken to be a half in square."""
         up, neuron = self._power(f"up.{layer}"), self._power(f"neuron.{layer}")
-        return torch.stack([up / 2, torch.where(up > 0, neuron / up, 0.0)], dim=1).reshape(-1)
+        passed = torch.where(up > 0, neuron / up, 0.0)
+        return torch.stack([up / 2, passed], dim=1).reshape(-1) if self.decoder.family.gated else passed
 
     def _skip(self, before: tuple[int, int], after: tuple[int, int], k: int) -> Block:
         size = self.decoder.d_model
@@ -202,7 +212,7 @@ def decoder_nodes(decoder: Decoder) -> NodeIndex:
     for layer in range(decoder.n_layers):
         sizes = {"query": heads, "key": kv, "value": kv, "pattern": decoder.n_heads, "attn": heads}
         spans += [Span(kind, layer, size) for kind, size in sizes.items()]
-        spans.append(Span("resid", 2 * layer + 1, decoder.d_model))
-        spans += [Span(kind, layer, decoder.d_mlp) for kind in ("gate", "up", "neuron")]
+        spans += [] if decoder.parallel else [Span("resid", 2 * layer + 1, decoder.d_model)]
+        spans += [Span(kind, layer, decoder.d_mlp) for kind in (*decoder.mlp_parts, "neuron")]
         spans.append(Span("resid", 2 * layer + 2, decoder.d_model))
     return NodeIndex(tuple(spans))

@@ -6,13 +6,14 @@ from typing import Any
 
 from graphprune.core.errors import ModelError
 from graphprune.core.units import HEAD, KV_HEAD, NEURON, Ownership, UnitGroup, UnitTable
+from graphprune.models.naming import Naming, naming_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Family:
-    """How a family of decoders names its parts, relative to ``model.layers.L.``.
+    """What a family of decoders has, and how it names that, relative to ``model.layers.L.`` (see `naming`).
 
     Attributes:
         model_types: the `model_type` values of its configurations.
@@ -22,6 +23,13 @@ class Family:
         mlp_post_norm: the normalisation of the MLP's output, where there is one.
         head_norm: whether every query and key head is normalised after its projection.
         gain_offset: what is added to a stored gain (Gemma stores gains as a difference from one).
+        gated: whether a neuron is the product of a gate and an up projection, or the activation of the latter alone.
+        parallel: what the configuration calls it that attention and MLP of a block both read what enters the block and
+            write to what leaves it; None where they come one after the other.
+        heads_key: what the configuration calls the number of query heads.
+        width_key: and the number of neurons.
+        free_heads: whether heads can be removed from the shapes: whether the configuration has a ``head_dim``.
+        position_offset: rows of a learned position embedding that are no position.
     """
 
     model_types: tuple[str, ...]
@@ -31,6 +39,12 @@ class Family:
     mlp_post_norm: str | None = None
     head_norm: bool = False
     gain_offset: float = 0.0
+    gated: bool = True
+    parallel: str | None = None
+    heads_key: str = "num_attention_heads"
+    width_key: str = "intermediate_size"
+    free_heads: bool = True
+    position_offset: int = 0
 
 
 _GEMMA = Family(
@@ -47,6 +61,9 @@ FAMILIES: dict[str, Family] = {
     "qwen3": Family(("qwen3",), head_norm=True),
     "gemma2": replace(_GEMMA, model_types=("gemma2",)),
     "gemma3": replace(_GEMMA, model_types=("gemma3_text",), head_norm=True),
+    "opt": Family(("opt",), gated=False, width_key="ffn_dim", free_heads=False, position_offset=2),
+    "gpt2": Family(("gpt2",), gated=False, heads_key="n_head", width_key="n_inner", free_heads=False),
+    "gpt_neox": Family(("gpt_neox",), gated=False, parallel="use_parallel_residual", free_heads=False),
 }
 
 
@@ -63,9 +80,31 @@ def family_of(model_type: str) -> Family:
     raise ModelError(f"the architecture {model_type!r} is not supported; supported are {names}")
 
 
+def check_supported(config: Mapping[str, Any]) -> None:
+    """Checks that a decoder's configuration is of a supported form of a supported family.
+
+    Raises:
+        ModelError: it isn't.
+    """
+    family_of(model_type := str(config.get("model_type")))
+    if model_type == "opt":
+        projected = config.get("word_embed_proj_dim") not in (None, config.get("hidden_size"))
+        if projected or not config.get("do_layer_norm_before", True) or config.get("_remove_final_layer_norm", False):
+            raise ModelError(
+                "OPT is supported with normalisation before every sub-block and at the end, and an embedding as wide "
+                "as the stream; this checkpoint (like OPT-350M) is of another form"
+            )
+    if config.get("add_cross_attention", False):
+        raise ModelError("a decoder with cross-attention is not supported")
+
+
 @dataclass(frozen=True)
 class Decoder:
-    """A decoder's sizes. All blocks have the same shape."""
+    """A decoder's sizes. All blocks have the same shape.
+
+    Attributes:
+        parallel: whether attention and MLP both read what enters the block, so that neither reads what the other wrote.
+    """
 
     model_type: str
     n_layers: int
@@ -74,24 +113,51 @@ class Decoder:
     n_kv_heads: int
     d_head: int
     d_mlp: int
+    parallel: bool = False
 
     @property
     def family(self) -> Family:
         return family_of(self.model_type)
 
     @property
+    def naming(self) -> Naming:
+        """What the stock class calls the parts."""
+        return naming_of(self.model_type, self.n_heads)
+
+    @property
+    def mlp_parts(self) -> tuple[str, ...]:
+        """The kinds of node that an MLP's projections write to: `gate` where there is one, and `up`."""
+        return ("gate", "up") if self.family.gated else ("up",)
+
+    @property
+    def stream(self) -> tuple[int, ...]:
+        """The numbers ``k`` of the places ``resid.k`` at which the stream is written to or read.
+
+        Block ``l`` reads ``resid.2l`` and writes ``resid.2l+2``; ``resid.2l+1`` is what its attention has written for
+        its MLP to read, and isn't there where the two are parallel.
+        """
+        return tuple(range(0, 2 * self.n_layers + 1, 2 if self.parallel else 1))
+
+    def mlp_input(self, layer: int) -> int:
+        """The number of the place in the stream that the MLP of a block reads."""
+        return 2 * layer + (not self.parallel)
+
+    @property
     def n_nodes(self) -> int:
         """Nodes of the graph at channel level: a closed formula."""
-        block = 2 * self.n_heads * self.d_head + 2 * self.n_kv_heads * self.d_head + self.n_heads + 3 * self.d_mlp
-        return self.d_model * (2 * self.n_layers + 1) + self.n_layers * block
+        attention = 2 * self.n_heads * self.d_head + 2 * self.n_kv_heads * self.d_head + self.n_heads
+        mlp = (len(self.mlp_parts) + 1) * self.d_mlp
+        return self.d_model * len(self.stream) + self.n_layers * (attention + mlp)
 
     @property
     def n_edges(self) -> int:
         """Edges of the graph at channel level: a closed formula."""
         heads, kv = self.n_heads * self.d_head, self.n_kv_heads * self.d_head
-        linears = self.d_model * (2 * heads + 2 * kv + 3 * self.d_mlp)
-        structure = 2 * self.d_model + 4 * heads + 2 * self.d_mlp  # skips; query, key, value, pattern; gate, up
-        return self.n_layers * (linears + structure)
+        inward = len(self.mlp_parts)
+        linears = self.d_model * (2 * heads + 2 * kv + (inward + 1) * self.d_mlp)
+        structure = 4 * heads + inward * self.d_mlp  # query, key, value, pattern; gate, up
+        skips = self.d_model * (len(self.stream) - 1)
+        return self.n_layers * (linears + structure) + skips
 
     def block(self, layer: int) -> str:
         return f"model.layers.{layer}."
@@ -114,7 +180,8 @@ class Decoder:
             d = self.d_head
             heads = self._owned(layer, shapes, (("q_proj", 0, d), ("o_proj", 1, d)))
             kv = self._owned(layer, shapes, (("k_proj", 0, d), ("v_proj", 0, d)))
-            neurons = self._owned(layer, shapes, (("gate_proj", 0, 1), ("up_proj", 0, 1), ("down_proj", 1, 1)))
+            inward = tuple((f"{part}_proj", 0, 1) for part in self.mlp_parts)
+            neurons = self._owned(layer, shapes, (*inward, ("down_proj", 1, 1)))
             groups += [
                 UnitGroup(HEAD, layer, self.n_heads, heads, "attn", d, _cost(heads, shapes)),
                 UnitGroup(KV_HEAD, layer, self.n_kv_heads, kv, "value", d, _cost(kv, shapes)),
@@ -140,7 +207,7 @@ class Decoder:
 
 
 _ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"})
-_MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
+_MLP = frozenset({"gate_proj", "up_proj", "down_proj", "act_fn"})
 
 
 def _numel(shape: tuple[int, ...]) -> int:
@@ -160,17 +227,19 @@ def decoder(config: Mapping[str, Any], shapes: Shapes) -> Decoder:
     Raises:
         ModelError: the architecture isn't supported, or the parameters aren't those of its family.
     """
-    model_type = str(config.get("model_type"))
-    family_of(model_type)
+    check_supported(config)
+    model_type = str(config["model_type"])
+    family = family_of(model_type)
     layers = {int(name.split(".")[2]) for name in shapes if name.startswith("model.layers.")}
     probe = Decoder(model_type, len(layers), 0, 0, 0, 0, 0)
     try:
-        n_heads = int(config["num_attention_heads"])
+        n_heads = int(config[family.heads_key])
         heads, d_model = shapes[probe.parameter(0, "q_proj.weight")]
         d_head = heads // n_heads
         n_kv_heads = shapes[probe.parameter(0, "k_proj.weight")][0] // d_head
         d_mlp = shapes[probe.parameter(0, "up_proj.weight")][0]
-        result = Decoder(model_type, len(layers), d_model, n_heads, n_kv_heads, d_head, d_mlp)
+        parallel = family.parallel is not None and bool(config.get(family.parallel, True))
+        result = Decoder(model_type, len(layers), d_model, n_heads, n_kv_heads, d_head, d_mlp, parallel)
         _check_shapes(result, shapes)
     except (KeyError, ValueError, ZeroDivisionError, TypeError) as error:
         raise ModelError(f"the checkpoint's parameters are not those of a {model_type} model: {error}") from error
@@ -182,8 +251,8 @@ def _check_shapes(decoder: Decoder, shapes: Shapes) -> None:
     if decoder.n_heads % decoder.n_kv_heads:
         raise ValueError(f"{decoder.n_heads} query heads don't divide among {decoder.n_kv_heads} key/value heads")
     expected = {"q_proj": (heads, d), "k_proj": (kv, d), "v_proj": (kv, d), "o_proj": (d, heads),
-                "gate_proj": (decoder.d_mlp, d), "up_proj": (decoder.d_mlp, d),
                 "down_proj": (d, decoder.d_mlp)}  # fmt: skip
+    expected |= {f"{part}_proj": (decoder.d_mlp, d) for part in decoder.mlp_parts}
     for layer in range(decoder.n_layers):
         for module, shape in expected.items():
             name = decoder.parameter(layer, f"{module}.weight")

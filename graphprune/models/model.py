@@ -14,8 +14,17 @@ from torch import nn
 from graphprune.core.errors import InputError, ModelError
 from graphprune.core.io import read_json
 from graphprune.core.units import UnitTable
-from graphprune.models.architecture import Architecture, Decoder, Perceptron, Shapes, decoder
+from graphprune.models.architecture import (
+    Architecture,
+    Decoder,
+    Perceptron,
+    Shapes,
+    check_supported,
+    decoder,
+    family_of,
+)
 from graphprune.models.checkpoint import Checkpoint, check_finite
+from graphprune.models.naming import CANONICAL, Canonical, Naming, naming_of
 from graphprune.models.perceptron import PerceptronModule, perceptron, perceptron_config, read_perceptron
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -29,7 +38,7 @@ class Model:
         name: what the user called it.
         architecture: its sizes.
         config: the JSON of its configuration.
-        parameters: tensors by name; read lazily where they come from a folder.
+        parameters: tensors by canonical name (see `naming`); read lazily where they come from a folder.
         identity: hash of configuration and weights.
         folder: where it lies, if it lies anywhere.
         text_tokenizer: a tokenizer given with an in-memory model.
@@ -55,10 +64,11 @@ class Model:
             raise ModelError(f"{folder} is not a model: it has no config.json")
         config = read_json(folder / "config.json")
         if config.get("model_type") != "perceptron":
-            _refuse_unsupported(config)
+            check_supported(config)
         checkpoint = Checkpoint(folder)
-        architecture = _architecture(config, checkpoint.shapes)
-        return cls(name or str(folder), architecture, config, checkpoint, checkpoint.identity(), folder)
+        parameters = _naming(config).canonical(checkpoint)
+        architecture = _architecture(config, _shapes(parameters))
+        return cls(name or str(folder), architecture, config, parameters, checkpoint.identity(), folder)
 
     @classmethod
     def from_module(cls, module: nn.Module, *, tokenizer: Any = None, name: str = "module") -> "Model":
@@ -71,11 +81,10 @@ class Model:
         settings: Any = getattr(module, "config", None)
         if hasattr(settings, "to_json_string"):
             config = json.loads(settings.to_json_string(use_diff=False))
-            _refuse_unsupported(config)
+            check_supported(config)
             tied = {"lm_head.weight"} if config.get("tie_word_embeddings") else set()
-            parameters = {k: v.detach() for k, v in module.state_dict().items() if k not in tied}
-            shapes = {key: tuple(value.shape) for key, value in parameters.items()}
-            architecture: Architecture = decoder(config, shapes)
+            state = {k: v.detach() for k, v in module.state_dict().items() if k not in tied}
+            parameters = _naming(config).canonical(state)
         else:
             architecture, parameters = read_perceptron(module)
             config = perceptron_config(architecture)
@@ -90,22 +99,29 @@ class Model:
         name: str = "model",
         tokenizer: Any = None,
     ) -> "Model":
-        """A model from its configuration and its parameters."""
+        """A model from its configuration and its parameters by canonical name.
+
+        Raises:
+            ModelError: they don't fit together, or a value is NaN or infinite.
+        """
         total = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
         for key in sorted(parameters):
-            check_finite(key, parameters[key], name)
-            data = parameters[key].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            total.update(f"{key}{tuple(parameters[key].shape)}".encode())
+            value = parameters[key]
+            check_finite(key, value, name)
+            data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            total.update(f"{key}{tuple(value.shape)}".encode())
             total.update(data.numpy().tobytes())
-        architecture = _architecture(config, {key: tuple(value.shape) for key, value in parameters.items()})
+        architecture = _architecture(config, _shapes(parameters))
         return cls(name, architecture, config, parameters, total.hexdigest(), text_tokenizer=tokenizer)
 
     @cached_property
     def shapes(self) -> Shapes:
-        known: Shapes | None = getattr(self.parameters, "shapes", None)
-        if known is not None:
-            return known
-        return {name: tuple(tensor.shape) for name, tensor in self.parameters.items()}
+        return _shapes(self.parameters)
+
+    @property
+    def naming(self) -> Naming:
+        """What the network's own class calls the parameters."""
+        return CANONICAL if isinstance(self.architecture, Perceptron) else self.architecture.naming
 
     @cached_property
     def units(self) -> UnitTable:
@@ -130,6 +146,12 @@ class Model:
     def n_parameters(self) -> int:
         return sum(torch.Size(shape).numel() for shape in self.shapes.values())
 
+    @property
+    def n_positions(self) -> int | None:
+        """How many tokens can be read at a time, where positions are learned; None where there is no limit."""
+        table = self.shapes.get("model.embed_positions.weight")
+        return None if table is None else table[0] - self.decoder.family.position_offset
+
     @cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer.
@@ -149,10 +171,11 @@ class Model:
             raise ModelError(f"transformers cannot load the tokenizer in {self.folder}: {error}") from error
 
     def check_tokens(self, rows: torch.Tensor) -> None:
-        """Checks that the model has an embedding for every token.
+        """Checks that the model has an embedding for every token, and for every position where these are learned.
 
         Raises:
-            ModelError: the tokenizer, or whoever made the tokens, knows more of them than the model.
+            ModelError: the tokenizer, or whoever made the tokens, knows more of them than the model; or a window is
+                longer than the model can read.
         """
         vocabulary = self.shapes["model.embed_tokens.weight"][0]
         if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < vocabulary:
@@ -160,12 +183,17 @@ class Model:
                 f"{self.name} knows {vocabulary} tokens and was given token {int(rows.max())}; "
                 "the tokenizer is another model's"
             )
+        if self.n_positions is not None and rows.shape[-1] > self.n_positions:
+            raise ModelError(
+                f"{self.name} reads {self.n_positions} tokens at a time and was given a window of {rows.shape[-1]}"
+            )
 
     def preferred_dtype(self) -> torch.dtype:
         """bfloat16 for a bfloat16 checkpoint, else float32 (float16 overflows and is slow on a CPU)."""
         first = next(iter(self.shapes))
-        if isinstance(self.parameters, Checkpoint):
-            return torch.bfloat16 if self.parameters.dtypes[first] == "BF16" else torch.float32
+        if (checkpoint := self._checkpoint) is not None:
+            stored = self.parameters.stored_as(first) if isinstance(self.parameters, Canonical) else first
+            return torch.bfloat16 if checkpoint.dtypes[stored] == "BF16" else torch.float32
         return torch.bfloat16 if self.parameters[first].dtype == torch.bfloat16 else torch.float32
 
     def verify(self) -> None:
@@ -179,9 +207,15 @@ class Model:
             self.parameters[name]
 
     @property
+    def _checkpoint(self) -> Checkpoint | None:
+        """The checkpoint, if the parameters are what lies in it."""
+        stored = self.parameters.below if isinstance(self.parameters, Canonical) else self.parameters
+        return stored if isinstance(stored, Checkpoint) else None
+
+    @property
     def _stored(self) -> Path | None:
         """The folder, if the parameters are what lies in it."""
-        return self.folder if isinstance(self.parameters, Checkpoint) else None
+        return None if self._checkpoint is None else self.folder
 
     def module(self, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> nn.Module:
         """The model, ready to run, in evaluation mode.
@@ -201,7 +235,7 @@ class Model:
 def build_causal_lm(
     config: Mapping[str, Any], parameters: Mapping[str, torch.Tensor], folder: Path | None, dtype: torch.dtype
 ) -> nn.Module:
-    """A `transformers` causal language model with these parameters; stock classes only.
+    """A `transformers` causal language model with these parameters, by canonical name, or with a folder's.
 
     Raises:
         ModelError: parameters are missing or don't fit.
@@ -211,6 +245,7 @@ def build_causal_lm(
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    naming = _naming(config)
     try:
         if folder is not None:
             loaded = AutoModelForCausalLM.from_pretrained(
@@ -218,10 +253,11 @@ def build_causal_lm(
             )
         else:
             settings = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+            stock = naming.stock(parameters)
             loaded = MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)].from_pretrained(
                 None,
                 config=settings,
-                state_dict={name: parameters[name] for name in parameters},
+                state_dict={name: stock[name] for name in stock},
                 dtype=dtype,
                 output_loading_info=True,
             )
@@ -229,15 +265,34 @@ def build_causal_lm(
         raise ModelError(f"transformers cannot load the model: {error}") from error
     module, report = loaded
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report.get(what):
-            raise ModelError(f"transformers reports {what.replace('_', ' ')}: {sorted(map(str, report[what]))[:3]}")
+        names = [str(name) for name in report.get(what, ()) if not naming.is_buffer(str(name))]
+        if names:
+            raise ModelError(f"transformers reports {what.replace('_', ' ')}: {sorted(names)[:3]}")
     return cast("nn.Module", module)
 
 
-def _refuse_unsupported(config: Mapping[str, Any]) -> None:
-    from graphprune.models.architecture import family_of
+def _naming(config: Mapping[str, Any]) -> Naming:
+    """What the stock class of a configuration calls its parameters.
 
-    family_of(str(config.get("model_type")))
+    Raises:
+        ModelError: it gives no number of heads.
+    """
+    model_type = str(config.get("model_type"))
+    if model_type == "perceptron":
+        return CANONICAL
+    key = family_of(model_type).heads_key
+    try:
+        if (n_heads := int(config[key])) < 1:
+            raise ValueError(f"{key} is {n_heads}")
+        return naming_of(model_type, n_heads)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"the configuration is not that of a {model_type} model: {error}") from error
+
+
+def _shapes(parameters: Mapping[str, Any]) -> Shapes:
+    """The shape of every parameter, without reading those that know theirs."""
+    known: Shapes | None = getattr(parameters, "shapes", None)
+    return {name: tuple(value.shape) for name, value in parameters.items()} if known is None else known
 
 
 def _architecture(config: Mapping[str, Any], shapes: Shapes) -> Architecture:

@@ -1,7 +1,8 @@
 """A decoder of which one block at a time is in memory."""
 
+import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from graphprune.core.errors import ModelError
 from graphprune.models.model import Model
+from graphprune.models.naming import BLOCKS
 
 
 class StreamedDecoder:
@@ -19,6 +21,7 @@ class StreamedDecoder:
         body: the network without its output embedding; on the meta device but for what is entered.
         dtype: of the forward passes.
         device: of the forward passes.
+        naming: what the network calls its parts.
     """
 
     def __init__(self, model: Model, *, dtype: torch.dtype | None = None, device: str = "cpu") -> None:
@@ -27,6 +30,8 @@ class StreamedDecoder:
 
         self.model, self.device = model, device
         self.dtype = dtype or model.preferred_dtype()
+        self.naming = model.naming
+        self._stock = self.naming.stock(model.parameters)
         settings = CONFIG_MAPPING[model.config["model_type"]].from_dict(dict(model.config))
         settings.use_cache = False
         try:
@@ -41,58 +46,78 @@ class StreamedDecoder:
 
     @contextmanager
     def entered(self, prefix: str) -> Iterator[Any]:
-        """A part of the body (``layers.3``, ``embed_tokens``) with its parameters in memory.
+        """A part of the body (``layers.3``, ``embed_tokens``) with its parameters in memory; the stock module.
 
         Raises:
             ModelError: a parameter is missing, of another shape, NaN or infinite.
         """
-        part: nn.Module = self.body.get_submodule(prefix)
+        module = self.naming.module(f"model.{prefix}").module
+        part: nn.Module = self.body.get_submodule(module.removeprefix(self.naming.body))
         try:
             for name, parameter in list(part.named_parameters()):
-                self.put(part, name, self._stored(f"model.{prefix}.{name}", parameter.shape))
+                _set(part, name, self._stored(f"{module}.{name}", parameter.shape))
             yield part
         finally:
             for name, parameter in list(part.named_parameters()):
-                self.put(part, name, torch.empty_like(parameter, device="meta"))
+                _set(part, name, torch.empty_like(parameter, device="meta"))
 
     def _stored(self, name: str, shape: torch.Size) -> torch.Tensor:
-        if name not in self.model.parameters:
+        if name not in self._stock:
             raise ModelError(f"{self.model.name} has no parameter {name}")
-        if (found := self.parameter(name)).shape != shape:
+        found = self._stock[name].to(device=self.device, dtype=self.dtype)
+        if found.shape != shape:
             raise ModelError(f"the parameter {name} is {tuple(found.shape)}, the network needs {tuple(shape)}")
         return found
 
-    def parameter(self, name: str) -> torch.Tensor:
-        return self.model.parameters[name].to(device=self.device, dtype=self.dtype)
+    def put(self, block: Any, name: str, value: torch.Tensor) -> None:
+        """Gives a block another parameter, by its canonical name within the block.
 
-    def put(self, part: Any, name: str, value: torch.Tensor) -> None:
-        """Gives a part another parameter; the old one may be somebody else's, so it isn't overwritten."""
-        owner, _, last = name.rpartition(".")
-        moved = value if value.device.type == "meta" else value.to(device=self.device, dtype=self.dtype)
-        setattr(part.get_submodule(owner), last, nn.Parameter(moved, requires_grad=False))
+        The old one may be somebody else's, so it isn't overwritten.
+        """
+        module, _, end = name.rpartition(".")
+        place = self.naming.within(module)
+        stock = f"{place.module}.{end}"
+        _set(block, stock, place.stored(value.to(device=self.device, dtype=self.dtype), block.get_parameter(stock)))
 
     @property
     def layers(self) -> Any:
-        return self.body.layers
+        return self.body.get_submodule(self.naming.layers)
+
+    @property
+    def _outside(self) -> tuple[str, ...]:
+        """The parts of the body that aren't blocks and have parameters."""
+        names = dict.fromkeys(name.rpartition(".")[0] for name in self.model.shapes if name.startswith("model."))
+        return tuple(name.removeprefix("model.") for name in names if not name.startswith(BLOCKS))
 
     def settings(self, rows: torch.Tensor) -> tuple[torch.Tensor, list[Mapping[str, Any]]]:
         """What the first block is given for some windows, and what else every block is called with."""
         found: list[Mapping[str, Any]] = []
         entering: list[torch.Tensor] = []
 
+        names = list(inspect.signature(self.layers[0].forward).parameters)
+
         def instead(*args: Any, **kwargs: Any) -> torch.Tensor:
-            hidden: torch.Tensor = args[0] if args else kwargs["hidden_states"]
+            given = dict(zip(names, args, strict=False)) | kwargs  # some classes give some of them by position
+            hidden: torch.Tensor = given.pop("hidden_states")
             if not entering:
                 entering.append(hidden)
-            found.append({name: value for name, value in kwargs.items() if name != "hidden_states"})
+            found.append(given)
             return hidden
 
         for layer in self.layers:
             layer.forward = instead
         try:
-            with torch.inference_mode(), self.entered("embed_tokens"), self.entered("norm"):
+            with torch.inference_mode(), ExitStack() as stack:
+                for part in self._outside:
+                    stack.enter_context(self.entered(part))
                 self.body(input_ids=rows.to(self.device), use_cache=False)
         finally:
             for layer in self.layers:
                 del layer.forward
         return entering[0], found
+
+
+def _set(part: Any, name: str, value: torch.Tensor) -> None:
+    """Replaces a parameter."""
+    owner, _, last = name.rpartition(".")
+    setattr(part.get_submodule(owner), last, nn.Parameter(value, requires_grad=False))

@@ -3,7 +3,8 @@
 Math: on the graph with `power` edges, ``rho = t + A rho`` swept backward from the outputs is how much power at the
 output a unit of power at each node causes, all cross terms dropped: the weight of all paths onward. The outputs' own is
 ``t_c = g_c^2 mean_v E_vc^2 / r^2``, with the gain ``g`` and the scale ``r`` of the last normalisation and the output
-embedding ``E``; one where there is none. A channel's credit is its mean square times ``rho``; a unit's is their sum.
+embedding ``E``; one where there is none. A channel's credit is its mean square times ``rho``; a unit's is their sum. A
+normalisation that centres is taken for one that doesn't, and biases carry no credit.
 
 Credit is absolute: it compares blocks. Within a block it is much like the activation norm.
 """
@@ -64,6 +65,8 @@ def _outputs(model: Model, stats: CalibrationStats, size: int) -> Float[torch.Te
         return torch.ones(size, dtype=torch.float64)
     name = "lm_head.weight" if "lm_head.weight" in model.shapes else "model.embed_tokens.weight"
     embedding = model.parameters[name].float().square().mean(dim=0).double()
-    gain = model.parameters["model.norm.weight"].double() + model.architecture.family.gain_offset
+    gain = torch.ones(size, dtype=torch.float64)
+    if (norm := "model.norm.weight") in model.shapes:
+        gain = model.parameters[norm].double() + model.architecture.family.gain_offset
     stream = stats.rms(f"resid.{2 * model.architecture.n_layers}").square().mean()
     return gain.square() * embedding / stream

@@ -18,6 +18,7 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Float
 
+from graphprune.core.errors import InputError
 from graphprune.models.architecture import Decoder, Perceptron
 from graphprune.scorers.inputs import ScoringInputs, UnitScores, check_options
 
@@ -72,7 +73,7 @@ class MLPRank:
         theta: of `wpr`: strength against degree.
         blocks: `chained` (all blocks one deep MLP) or `isolated` (every block alone).
         mlp: of a gated MLP: `up` (only the up projection is seen, as published) or `gated` (edges |up| + |gate|, and
-            the norm of the product as the neuron's activation).
+            the norm of the product as the neuron's activation). An MLP without a gate is `up`.
         activation: norms `post` or `pre` nonlinearity.
     """
 
@@ -111,6 +112,8 @@ class MLPRank:
             yield self._perceptron_chain(inputs, inputs.model.architecture)
             return
         decoder = inputs.model.architecture
+        if self.mlp == "gated" and not decoder.family.gated:
+            raise InputError(f"the MLPs of {inputs.model.name} have no gate; use mlp up")
         chains = [self._block_steps(inputs, decoder, layer) for layer in range(decoder.n_layers)]
         start = [inputs.measured.norm(f"mlp_in.{layer}") for layer in range(decoder.n_layers)]
         if self.blocks == "chained":

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 
 from graphprune.core.errors import InputError
-from graphprune.models.architecture import Architecture, Perceptron
+from graphprune.models.architecture import Architecture, Decoder, Perceptron
 from graphprune.models.streamed import StreamedDecoder
 
 Site = str
@@ -25,7 +25,7 @@ SITES: dict[Site, tuple[str, ...]] = {
     MLP_INPUT: ("gate_proj", "up_proj"),
     NEURON: ("down_proj",),
 }
-"""Where a block is measured, in order of computation, and the linear layers that read there."""
+"""Where a block is measured, in order of computation, and the linear layers that read there; some have no gate."""
 BATCH_TOKENS = 4096
 KEPT_BYTES = 4 << 30
 
@@ -40,7 +40,12 @@ def readers(architecture: Architecture, layer: int, site: Site) -> list[str]:
         number = {MLP_INPUT: 0 if layer == 0 else None, NEURON: layer + 1}.get(site)
         there = number is not None and number < architecture.n_layers
         return [architecture.parameter(number, "weight")] if there and number is not None else []
-    return [architecture.parameter(layer, f"{module}.weight") for module in SITES[site]]
+    return [architecture.parameter(layer, f"{module}.weight") for module in reading(architecture, site)]
+
+
+def reading(decoder: Decoder, site: Site) -> tuple[str, ...]:
+    """The linear layers that read at a site in a decoder."""
+    return tuple(module for module in SITES[site] if module != "gate_proj" or decoder.family.gated)
 
 
 class _Stop(Exception):  # noqa: N818 - it stops a forward pass, nothing is wrong
@@ -82,6 +87,10 @@ class Blocks:
         decoder = self.network.model.decoder
         return decoder.parameter(layer, module).removeprefix(decoder.block(layer))
 
+    def _module(self, layer: int, block: Any, module: str) -> Any:
+        """The stock module of a block that a module is, or is a part of."""
+        return block.get_submodule(self.network.naming.within(self.name(layer, module)).module)
+
     def inputs(self, layer: int, block: Any, site: Site) -> Iterator[Float[torch.Tensor, "batch seq_len columns"]]:
         """What is read at a site, batch by batch, computed from what is known; the block runs no further than that."""
         if site in self.kept:
@@ -115,7 +124,7 @@ class Blocks:
 
         with ExitStack() as stack:
             for name in dict.fromkeys([ATTENTION, NEURON, site]):
-                module = block.get_submodule(self.name(layer, SITES[name][0]))
+                module = self._module(layer, block, reading(self.network.model.decoder, name)[0])
                 stack.callback(module.register_forward_pre_hook(keeping(name)).remove)
             yield
 
@@ -135,17 +144,29 @@ class Blocks:
         last = len(order) if until is None else order.index(until)
 
         def attention(*_: Any, **__: Any) -> tuple[torch.Tensor, None]:
-            return block.get_submodule(self.name(layer, "o_proj"))(self.kept[ATTENTION][index]), None
+            return self._module(layer, block, "o_proj")(self.kept[ATTENTION][index]), None
 
         def mlp(*_: Any, **__: Any) -> torch.Tensor:
-            result: torch.Tensor = block.get_submodule(self.name(layer, "down_proj"))(self.kept[NEURON][index])
+            result: torch.Tensor = self._module(layer, block, "down_proj")(self.kept[NEURON][index])
             return result
 
+        def neurons(*_: Any, **__: Any) -> torch.Tensor:
+            return self.kept[NEURON][index]
+
+        def unchanged(x: torch.Tensor) -> torch.Tensor:
+            return x
+
+        shorts: list[tuple[Site, str, Callable[..., Any]]] = [(ATTENTION, "self_attn", attention)]
+        if self.network.model.decoder.family.gated:
+            shorts.append((NEURON, "mlp", mlp))
+        else:  # it need not be a module of its own
+            shorts += [(NEURON, "up_proj", neurons), (NEURON, "act_fn", unchanged)]
         with torch.inference_mode(), ExitStack() as stack:
-            for site, part, short in ((ATTENTION, block.self_attn, attention), (NEURON, block.mlp, mlp)):
+            for site, part, short in shorts:
                 if site in self.kept and order.index(site) < last:
-                    part.forward = short
-                    stack.callback(delattr, part, "forward")
+                    module = self._module(layer, block, part)
+                    module.forward = short
+                    stack.callback(delattr, module, "forward")
             output = block(self.hidden[self._batches[index]], **self.settings[layer])
         result: torch.Tensor = output[0] if isinstance(output, tuple) else output
         return result

@@ -1,7 +1,7 @@
 """Saving a pruned model, then loading it again with stock code to see that it is the one that was meant."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ class Saved:
 def save_pruned(model: Model, mask: Mask, folder: Path, *, rung: str = "auto") -> Saved:
     """Writes the pruned model as a checkpoint and proves it: the folder appears only once its logits are right.
 
-    The reference is the dense model with the removed units' weights set to zero, in float32, on 2 x 32 seeded tokens.
+    The reference is the dense model with the removed units' weights set to zero, in float32, on 2 x 32 seeded tokens
+    (or fewer, where the model reads fewer at a time).
 
     Raises:
         InputError: the mask doesn't allow the rung.
@@ -76,24 +77,43 @@ def save_pruned(model: Model, mask: Mask, folder: Path, *, rung: str = "auto") -
     return Saved(folder, shape.rung, LOADERS[shape.rung], difference, saved.n_parameters, n_bytes)
 
 
+@dataclass(frozen=True)
+class _Shaped(Mapping[str, torch.Tensor]):
+    """A model's parameters in their new shapes, each made when it is needed."""
+
+    model: Model
+    shape: Shape
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.shape.parameter(name, self.model.parameters[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.model.shapes)
+
+    def __len__(self) -> int:
+        return len(self.model.shapes)
+
+
 def _write_weights(model: Model, shape: Shape, folder: Path) -> None:
-    shards = list(_shards(model))
+    shards, stock = list(_shards(model)), model.naming.stock(_Shaped(model, shape))
     weight_map: dict[str, str] = {}
     for index, names in enumerate(progress(shards, "writing the checkpoint", unit="shard")):
         file = "model.safetensors" if len(shards) == 1 else f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {name: shape.parameter(name, model.parameters[name]) for name in names}
+        tensors = {model.naming.in_file(name): stock[name] for name in names}
         save_tensors(folder / file, tensors, {"format": "pt"})
-        weight_map |= dict.fromkeys(names, file)
+        weight_map |= dict.fromkeys(tensors, file)
     if len(shards) > 1:
         write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
 
 
 def _shards(model: Model) -> Iterator[list[str]]:
-    """Names of parameters in shards of at most `SHARD_BYTES` (of four bytes a value, to be safe)."""
+    """Stock names of parameters in shards of at most `SHARD_BYTES` (of four bytes a value, to be safe)."""
     names: list[str] = []
-    size = 0
-    for name in sorted(model.shapes):
-        n_bytes = 4 * torch.Size(model.shapes[name]).numel()
+    size, sizes = 0, dict[str, int]()
+    for name, shape in model.shapes.items():
+        stock, _ = model.naming.parameter(name)
+        sizes[stock] = sizes.get(stock, 0) + 4 * torch.Size(shape).numel()
+    for name, n_bytes in sorted(sizes.items()):
         if names and size + n_bytes > SHARD_BYTES:
             yield names
             names, size = [], 0
@@ -120,7 +140,8 @@ def verify(model: Model, mask: Mask, folder: Path) -> tuple[float, float]:
     reference = zeroed(model.parameters, model.units, mask)
     if isinstance(model.architecture, Decoder):
         vocabulary = int(model.shapes["model.embed_tokens.weight"][0])
-        ids = torch.randint(vocabulary, (2, 32), generator=torch.Generator().manual_seed(0))
+        window = min(32, model.n_positions or 32)
+        ids = torch.randint(vocabulary, (2, window), generator=torch.Generator().manual_seed(0))
         expected = _logits(build_causal_lm(model.config, reference, None, torch.float32), ids)
         found = _logits(build_causal_lm(read_json(folder / "config.json"), {}, folder, torch.float32), ids)
     else:

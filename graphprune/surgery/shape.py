@@ -4,6 +4,9 @@
 2. `padded`: layers differ; each is zero-padded to the widest, so one width fits all.
 3. `masked`: the original shapes with zeros; the only rung for masks of single weights.
 
+A configuration without ``head_dim`` (GPT-2, GPT-NeoX, OPT) fixes how many heads there are: they are always padded to as
+many, and only neurons make a model smaller.
+
 A perceptron is stored by layer widths of its own, so it is simply `excised`.
 """
 
@@ -54,10 +57,12 @@ class Shape:
         """The configuration that goes with it."""
         edited = dict(config)
         if self.target is not None and self.decoder is not None and self.rung in {"uniform", "padded"}:
-            edited["num_attention_heads"] = self.target.groups * self.target.queries
-            edited["num_key_value_heads"] = self.target.groups
-            edited["head_dim"] = self.decoder.d_head
-            edited["intermediate_size"] = self.target.neurons
+            family = self.decoder.family
+            if family.free_heads:
+                edited[family.heads_key] = self.target.groups * self.target.queries
+                edited["num_key_value_heads"] = self.target.groups
+                edited["head_dim"] = self.decoder.d_head
+            edited[family.width_key] = self.target.neurons
         return edited
 
     def _padded(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -116,9 +121,22 @@ def shape_of(model: Model, mask: Mask, rung: str = "auto") -> Shape:
     layers = tuple(_widths(mask, layer) for layer in range(decoder.n_layers))
     target = _common(decoder, layers)
     best: Rung = "uniform" if all(widths == target for widths in layers) else "padded"
+    if best == "padded" and not decoder.family.free_heads and target.neurons == decoder.d_mlp:
+        best = "masked"  # nothing would be smaller
     if rung == "uniform" and best != "uniform":
-        raise InputError("layers differ in width after this mask, so the checkpoint can't be uniform; use padded")
+        raise InputError(_not_uniform(decoder, mask))
+    if rung == "auto" and best == "masked":
+        return Shape("masked", plan)
     return Shape("padded" if rung == "padded" else best, plan, target, layers, decoder)
+
+
+def _not_uniform(decoder: Decoder, mask: Mask) -> str:
+    if not decoder.family.free_heads and any(not bool(mask.keep[f"{HEAD}.{i}"].all()) for i in range(decoder.n_layers)):
+        return (
+            f"the configuration of {decoder.model_type} has no head_dim, so a checkpoint without some of its heads "
+            "can't be uniform; use padded"
+        )
+    return "layers differ in width after this mask, so the checkpoint can't be uniform; use padded"
 
 
 def _masked(plan: Plan, rung: str) -> Shape:
@@ -138,8 +156,8 @@ def _widths(mask: Mask, layer: int) -> Widths:
 def _common(decoder: Decoder, layers: tuple[Widths, ...]) -> Widths:
     """The smallest widths that hold every layer and that configurations accept.
 
-    Several families demand that the number of query heads divides the width of the stream; the original shape is always
-    accepted.
+    Several families demand that the number of query heads divides the width of the stream, others that it stays; the
+    original shape is always accepted.
     """
     groups = max(1, *(widths.groups for widths in layers))
     queries = max(1, *(widths.queries for widths in layers))
@@ -148,7 +166,7 @@ def _common(decoder: Decoder, layers: tuple[Widths, ...]) -> Widths:
         (g, q)
         for g in range(groups, original[0] + 1)
         for q in range(queries, original[1] + 1)
-        if decoder.d_model % (g * q) == 0 or (g, q) == original
+        if (decoder.family.free_heads and decoder.d_model % (g * q) == 0) or (g, q) == original
     ]
     g, q = min(legal, key=lambda pair: (pair[0] * (pair[1] + 1), pair))
     return Widths(g, q, max(1, *(widths.neurons for widths in layers)))

@@ -25,12 +25,21 @@ class Recorder:
     def __init__(self, network: Any) -> None:
         self.inputs: dict[str, list[torch.Tensor]] = {}
         self.outputs: dict[str, list[torch.Tensor]] = {}
-        for name, module in network.named_modules():
+        self.network = network
+        if network.config.model_type in families.UNGATED:
+            parts = {name.rpartition(".")[0] for name in families.names_of(network)}
+            blocks = {f"model.layers.{layer}" for layer in range(2)}
+            named = [(name, families.module_of(network, name)) for name in (*parts, *blocks, "model.norm")]
+        else:
+            named = list(network.named_modules())
+        for name, module in named:
             module.register_forward_hook(self._keep(name), with_kwargs=True)
 
     def _keep(self, name: str) -> Any:
         def hook(_: Any, arguments: Any, keywords: Any, output: Any) -> None:
             first = arguments[0] if arguments else keywords.get("hidden_states")
+            if name.endswith("_proj"):
+                output = families.part_of(self.network, name, output)
             for store, x in ((self.inputs, first), (self.outputs, output[0] if isinstance(output, tuple) else output)):
                 if isinstance(x, torch.Tensor) and x.is_floating_point():
                     store.setdefault(name, []).append(x.detach().double().reshape(-1, x.shape[-1]))
@@ -45,9 +54,13 @@ class Recorder:
         return seen.reshape(-1, size or seen.shape[-1]).square().sum(dim=0)
 
 
-def expected_sites(name: str, rows: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+FORMS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in families.MODEL_TYPES]
+FORMS.append(("gpt_neox", {"use_parallel_residual": False}))
+
+
+def expected_sites(name: str, settings: dict[str, Any], rows: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     """Each site's sums of squares, measured on the Hugging Face model by what a site is said to be."""
-    network: Any = families.causal_lm(name)
+    network: Any = families.causal_lm(name, **settings)
     seen = Recorder(network)
     with torch.no_grad():
         network(rows)
@@ -57,7 +70,8 @@ def expected_sites(name: str, rows: torch.Tensor) -> Iterator[tuple[str, torch.T
         attention, mlp = f"{home}.self_attn", f"{home}.mlp"
         before_mlp = f"{home}.pre_feedforward_layernorm" if sandwich else f"{home}.post_attention_layernorm"
         yield f"resid.{2 * layer}", seen.squares(seen.inputs, home)
-        yield f"resid.{2 * layer + 1}", seen.squares(seen.inputs, before_mlp)
+        if name != "gpt_neox" or settings:  # its MLP reads what enters the block
+            yield f"resid.{2 * layer + 1}", seen.squares(seen.inputs, before_mlp)
         yield f"attn_in.{layer}", seen.squares(seen.outputs, f"{home}.input_layernorm")
         for site, letter in (("query", "q"), ("key", "k")):
             projected = seen.squares(seen.outputs, f"{attention}.{letter}_proj")
@@ -70,18 +84,19 @@ def expected_sites(name: str, rows: torch.Tensor) -> Iterator[tuple[str, torch.T
         yield f"attn.{layer}", seen.squares(seen.inputs, f"{attention}.o_proj")
         yield f"attn_out.{layer}", seen.squares(seen.outputs, f"{attention}.o_proj")
         yield f"mlp_in.{layer}", seen.squares(seen.outputs, before_mlp)
-        yield f"gate.{layer}", seen.squares(seen.outputs, f"{mlp}.gate_proj")
+        if name in families.GATED:
+            yield f"gate.{layer}", seen.squares(seen.outputs, f"{mlp}.gate_proj")
         yield f"up.{layer}", seen.squares(seen.outputs, f"{mlp}.up_proj")
         yield f"neuron.{layer}", seen.squares(seen.inputs, f"{mlp}.down_proj")
         yield f"mlp_out.{layer}", seen.squares(seen.outputs, f"{mlp}.down_proj")
     yield "resid.4", seen.squares(seen.inputs, "model.norm")
 
 
-@pytest.mark.parametrize("name", families.MODEL_TYPES)
-def test_statistics_equal_a_direct_computation(name: str) -> None:
+@pytest.mark.parametrize(("name", "settings"), FORMS)
+def test_statistics_equal_a_direct_computation(name: str, settings: dict[str, Any]) -> None:
     rows = families.token_ids(5, 12)
-    stats = calibrate(families.decoder(name), rows)
-    expected = dict(expected_sites(name, rows))
+    stats = calibrate(families.decoder(name, **settings), rows)
+    expected = dict(expected_sites(name, settings, rows))
     assert stats.squares.keys() == expected.keys()
     assert stats.n_tokens == 60
     for site, values in expected.items():
@@ -189,6 +204,18 @@ def test_every_site_is_measured_once() -> None:
     before, after = sites(decoder)
     names = [*before.values(), *after.values()]
     assert len(names) == len(set(names)) == 13 * 2 + 1
+    before, after = sites(families.decoder("gpt_neox").decoder)
+    names = [*before.values(), *after.values()]
+    assert len(names) == len(set(names)) == 11 * 2 + 1
+    assert not {"gate.0", "resid.1"} & set(names)
+
+
+@pytest.mark.parametrize(("name", "most"), [("opt", 64), ("gpt2", 64)])
+def test_a_window_longer_than_the_learned_positions_is_refused(name: str, most: int) -> None:
+    model = families.decoder(name)
+    assert calibrate(model, families.token_ids(1, most)).n_tokens == most
+    with pytest.raises(ModelError, match=f"{name} reads 64 tokens at a time and was given a window of 65$"):
+        calibrate(model, families.token_ids(1, most + 1))
 
 
 def test_calibration_leaves_no_hooks_and_no_gradients() -> None:

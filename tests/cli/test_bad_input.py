@@ -84,8 +84,8 @@ def test_a_file_that_is_no_model(cli: Cli, run: Path) -> None:
 
 def test_an_architecture_that_is_not_supported(cli: Cli, run: Path, model: Path) -> None:
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
-    cli("prune", model, *PRUNE, "-o", run).refused("'gpt2' is not supported", "llama", "gemma3_text", "perceptron")
+    (model / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
+    cli("prune", model, *PRUNE, "-o", run).refused("'bert' is not supported", "llama", "gemma3_text", "perceptron")
     assert not run.exists()
 
 

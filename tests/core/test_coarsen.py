@@ -13,21 +13,20 @@ from graphprune.core.graph import ModelGraph
 from graphprune.core.nodes import NodeIndex, Span
 from graphprune.extraction.export import export
 from tests.core.test_block import sparse_block
-from tests.families import MODEL_TYPES, decoder, perceptron
+from tests.families import MODEL_TYPES, UNGATED, decoder, perceptron
 from tests.oracles import graph as graphs
 from tests.unchecked import unchecked
 
 families = pytest.mark.parametrize("model_type", MODEL_TYPES)
 
 # Which unit and which module each channel belongs to, written down independently of the package.
-UNIT = {"query": ("head", 8), "key": ("kv_head", 8), "value": ("kv_head", 8), "pattern": ("head", 1),
-        "attn": ("head", 8), "gate": ("neuron", 1), "up": ("neuron", 1), "neuron": ("neuron", 1),
-        "resid": ("resid", 1)}  # fmt: skip
+UNIT = {"query": "head", "key": "kv_head", "value": "kv_head", "pattern": "head", "attn": "head", "gate": "neuron",
+        "up": "neuron", "neuron": "neuron", "resid": "resid"}  # fmt: skip
 MODULE = {"head": "attn", "kv_head": "attn", "neuron": "mlp", "resid": "resid"}
 
 
-def name_at(level: str, kind: str, layer: int, position: int) -> tuple[str, int, int]:
-    unit, width = UNIT[kind]
+def name_at(level: str, kind: str, layer: int, position: int, d_head: int) -> tuple[str, int, int]:
+    unit, width = UNIT[kind], d_head if kind in {"query", "key", "value", "attn"} else 1
     if level == "unit":
         return unit, layer, position // width
     return MODULE[unit], layer, 0
@@ -40,7 +39,8 @@ def test_a_quotient_is_the_dense_formula(model_type: str, level: Any, weight: An
     fine = export(decoder(model_type), weight=weight)
     coarse = fine.quotient(level)
     number = {coarse.nodes.locate(i): i for i in range(coarse.n_nodes)}
-    image = np.array([number[name_at(level, *fine.nodes.locate(i))] for i in range(fine.n_nodes)])
+    d_head = 4 if model_type in UNGATED else 8
+    image = np.array([number[name_at(level, *fine.nodes.locate(i), d_head)] for i in range(fine.n_nodes)])
     expected = graphs.quotient(fine.to_scipy().toarray().astype(np.float64), image, coarse.n_nodes)
     found = coarse.to_scipy().toarray()
     np.testing.assert_allclose(found, expected, rtol=1e-6)

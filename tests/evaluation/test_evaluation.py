@@ -161,3 +161,13 @@ def test_the_quality_of_many_masks_is_that_of_their_checkpoints(tiny: Model) -> 
     found = list(perplexity_of_masks(model, masks, rows))
     expected = [evaluate(prune(model, scores, s, units="neuron").model, rows).perplexity for s in (0.3, 0.1)]
     assert found == pytest.approx([dense, *expected], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", families.UNGATED)
+def test_masks_of_classes_that_store_their_parameters_otherwise_are_tried_in_place(name: str) -> None:
+    model, rows = families.decoder(name, seed=5), families.token_ids(6, 16)
+    scores = score(model, "wanda", stats=calibrate(model, rows))
+    found = list(perplexity_of_masks(model, [cut(model, scores, sparsity) for sparsity in (0.5, 0.0, 0.25)], rows))
+    expected = [evaluate(prune(model, scores, sparsity).model, rows).perplexity for sparsity in (0.5, 0.25)]
+    assert found == pytest.approx([expected[0], evaluate(model, rows).perplexity, expected[1]], rel=1e-5)
+    assert len({round(value or 0.0, 3) for value in found}) == 3

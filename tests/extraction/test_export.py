@@ -17,12 +17,11 @@ from graphprune.extraction.export import export
 from graphprune.models.architecture import Decoder, Perceptron
 from graphprune.models.model import Model
 from tests.extraction.trace import Trace, traced, zeroing
-from tests.families import GEMMAS, MODEL_TYPES, causal_lm, perceptron, perceptron_module, token_ids
+from tests.families import GEMMAS, MODEL_TYPES, UNGATED, causal_lm, perceptron, perceptron_module, token_ids
 from tests.unchecked import unchecked
 
 families = pytest.mark.parametrize("model_type", MODEL_TYPES)
-D_HEAD, N_HEADS, N_KV, D_MLP, D_MODEL = 8, 4, 2, 24, 16
-GROUP = N_HEADS // N_KV
+N_HEADS, D_MLP, D_MODEL = 4, 24, 16
 
 # Activations are float64 in the running model, but normalisations compute in float32 and so do the folded gains.
 FOLDED: dict[str, Any] = {"rtol": 1e-5, "atol": 2e-6}
@@ -40,7 +39,10 @@ class Specimen:
         self.network: nn.Module = causal_lm(model_type, seed=3).double()
         self.ids = token_ids(2, 8, seed=1)
         self.dense = traced(self.network, self.ids)
-        self.frozen = self.dense.gains()
+        self.frozen = self.dense.frozen(self.network)
+        self.d_head, self.n_kv = (4, 4) if model_type in UNGATED else (8, 2)
+        self.parallel = model_type == "gpt_neox"
+        self.inner = ("up",) if model_type in UNGATED else ("gate", "up")
 
     def edges(self, source: tuple[str, int], target: tuple[str, int]) -> torch.Tensor:
         return self.adjacency[slice(*self.graph.nodes.range(*source)), slice(*self.graph.nodes.range(*target))]
@@ -59,11 +61,42 @@ class Specimen:
         mlp = "pre_feedforward_layernorm" if self.model_type in GEMMAS else "post_attention_layernorm"
         return self.module(k // 2, mlp if k % 2 else "input_layernorm")
 
+    def place(self, k: int) -> int:
+        """Where the k-th sub-block reads the stream: where both read it, what attention writes has no place of its own.
+
+        What a sub-block writes is then read behind the MLP.
+        """
+        return k - k % 2 if self.parallel else k
+
+    def after(self, k: int) -> int:
+        """Where what the k-th sub-block writes is first read."""
+        return k + 2 - k % 2 if self.parallel else k + 1
+
+    def steps(self) -> list[tuple[int, int]]:
+        """Neighbouring places in the stream."""
+        return list(pairwise(range(0, 5, 2 if self.parallel else 1)))
+
+    def normalised(self, change: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """What a normalisation without gain makes of a change of ``x`` with its denominator held.
+
+        Centring isn't in the graph: it is done here to what the edges carry.
+        """
+        if self.model_type in UNGATED:
+            spread = x.var(dim=-1, keepdim=True, correction=0)
+            return (change - change.mean(dim=-1, keepdim=True)) / spread.add(1e-5).sqrt()
+        return change / x.square().mean(dim=-1, keepdim=True).add(1e-6).sqrt()
+
     def denominator(self, output: str) -> torch.Tensor | float:
         """What the normalisation after a sub-block divided its output by in the dense run; 1 if there is none."""
         if self.model_type not in GEMMAS:
             return 1.0
         return self.dense.outputs[output].square().mean(dim=-1, keepdim=True).add(1e-6).sqrt()
+
+
+def loudest(x: torch.Tensor) -> list[int]:
+    """The two channels that carry most; under a ReLU others may carry nothing."""
+    found: list[int] = x.abs().amax(dim=(0, 1)).topk(2).indices.tolist()
+    return found
 
 
 @cache
@@ -76,11 +109,12 @@ def specimen(model_type: str) -> Specimen:
 def test_removing_a_head_changes_the_stream_by_what_its_outgoing_edges_say(model_type: str, layer: int) -> None:
     s = specimen(model_type)
     output = s.module(layer, "o_proj")
-    edges = s.edges(("attn", layer), ("resid", 2 * layer + 1))
+    after = s.after(2 * layer)
+    edges = s.edges(("attn", layer), ("resid", after))
     for head in range(N_HEADS):
-        channels = range(head * D_HEAD, (head + 1) * D_HEAD)
+        channels = range(head * s.d_head, (head + 1) * s.d_head)
         cut = traced(s.network, s.ids, inputs={output: zeroing(*channels)}, frozen=s.frozen)
-        found = s.stream(cut, 2 * layer + 1) - s.stream(s.dense, 2 * layer + 1)
+        found = s.stream(cut, after) - s.stream(s.dense, after)
         carried = s.dense.inputs[output][..., list(channels)] / s.denominator(output)
         torch.testing.assert_close(found, -carried @ edges[list(channels)], **FOLDED)
         assert found.abs().max() > 0.1
@@ -92,7 +126,7 @@ def test_removing_a_neuron_changes_the_stream_by_what_its_outgoing_edges_say(mod
     s = specimen(model_type)
     output = s.module(layer, "down_proj")
     edges = s.edges(("neuron", layer), ("resid", 2 * layer + 2))
-    for neuron in (0, D_MLP - 1):
+    for neuron in loudest(s.dense.inputs[output]):
         cut = traced(s.network, s.ids, inputs={output: zeroing(neuron)}, frozen=s.frozen)
         found = s.stream(cut, 2 * layer + 2) - s.stream(s.dense, 2 * layer + 2)
         carried = s.dense.inputs[output][..., [neuron]] / s.denominator(output)
@@ -105,18 +139,18 @@ def test_removing_a_neuron_changes_the_stream_by_what_its_outgoing_edges_say(mod
 def test_a_change_of_the_stream_reaches_the_projections_as_the_edges_say(model_type: str, layer: int) -> None:
     """With denominators held at the dense run's, what a sub-block reads is linear in the stream."""
     s = specimen(model_type)
-    for k, kinds in ((2 * layer, ("query", "key", "value")), (2 * layer + 1, ("gate", "up"))):
+    for k, kinds in ((2 * layer, ("query", "key", "value")), (2 * layer + 1, s.inner)):
         x = s.stream(s.dense, k)
         nudge = torch.randn(x.shape, generator=torch.Generator().manual_seed(k), dtype=x.dtype)
         changed = traced(s.network, s.ids, inputs={s.entrance(k): nudge.add}, frozen=s.frozen)
-        arriving = nudge / x.square().mean(dim=-1, keepdim=True).add(1e-6).sqrt()
+        arriving = s.normalised(nudge, x)
         for kind in kinds:
             projection = s.module(layer, f"{kind if kind in {'gate', 'up'} else kind[0]}_proj")
             node = s.module(layer, f"{kind[0]}_norm")
-            expected = arriving @ s.edges(("resid", k), (kind, layer))
+            expected = arriving @ s.edges(("resid", s.place(k)), (kind, layer))
             if node in s.dense.outputs and kind in {"query", "key"}:  # the node is what the head's normalisation gives
                 raw = s.dense.inputs[node]
-                heads = expected.view(*expected.shape[:2], -1, D_HEAD)  # Gemma 3 puts heads before tokens
+                heads = expected.view(*expected.shape[:2], -1, s.d_head)  # Gemma 3 puts heads before tokens
                 heads = heads.transpose(1, 2) if model_type == "gemma3_text" else heads
                 expected = heads / raw.square().mean(dim=-1, keepdim=True).add(1e-6).sqrt()
             else:
@@ -129,32 +163,59 @@ def test_a_change_of_the_stream_reaches_the_projections_as_the_edges_say(model_t
 @families
 def test_the_stream_passes_every_sub_block_unchanged(model_type: str) -> None:
     s = specimen(model_type)
-    for k in range(4):
-        assert torch.equal(s.edges(("resid", k), ("resid", k + 1)), torch.eye(D_MODEL, dtype=torch.float64))
+    for k, following in s.steps():
+        assert torch.equal(s.edges(("resid", k), ("resid", following)), torch.eye(D_MODEL, dtype=torch.float64))
+
+
+def test_attention_and_mlp_of_a_parallel_block_read_and_write_the_same_places() -> None:
+    for parallel in (True, False):
+        module = causal_lm("gpt_neox", seed=3, use_parallel_residual=parallel)
+        model, graph = Model.from_module(module), export(Model.from_module(module))
+        adjacency = graph.to_scipy()
+
+        def linked(source: tuple[str, int], target: tuple[str, int], matrix: Any = adjacency, g: Any = graph) -> bool:
+            return bool(matrix[slice(*g.nodes.range(*source)), slice(*g.nodes.range(*target))].nnz)
+
+        assert model.decoder.parallel is parallel
+        assert [span.layer for span in graph.nodes.spans if span.kind == "resid"] == [*range(0, 5, 1 + parallel)]
+        assert (graph.n_nodes, graph.n_edges) == (model.decoder.n_nodes, model.decoder.n_edges)
+        assert linked(("resid", 2), ("query", 1))
+        assert linked(("resid", 2 if parallel else 3), ("up", 1))
+        assert linked(("attn", 1), ("resid", 4 if parallel else 3))
+        assert linked(("neuron", 1), ("resid", 4))
+        assert linked(("resid", 2), ("resid", 4)) is parallel
+        if not parallel:
+            assert not linked(("resid", 2), ("up", 1))
+            assert not linked(("attn", 1), ("resid", 4))
 
 
 @families
 @pytest.mark.parametrize("layer", [0, 1])
 @pytest.mark.parametrize(
-    ("kind", "via", "target", "width"),
+    ("kind", "via", "target"),
     [
-        ("query", "pattern", "attn", N_HEADS * D_HEAD),
-        ("key", "pattern", "attn", N_KV * D_HEAD),
-        ("value", None, "attn", N_KV * D_HEAD),
-        ("gate", None, "neuron", D_MLP),
-        ("up", None, "neuron", D_MLP),
+        ("query", "pattern", "attn"),
+        ("key", "pattern", "attn"),
+        ("value", None, "attn"),
+        ("gate", None, "neuron"),
+        ("up", None, "neuron"),
     ],
 )
 def test_a_zeroed_channel_changes_exactly_what_the_edges_reach(
-    model_type: str, layer: int, kind: str, via: str | None, target: str, width: int
+    model_type: str, layer: int, kind: str, via: str | None, target: str
 ) -> None:
     s = specimen(model_type)
+    if kind == "gate" and model_type in UNGATED:
+        assert f"gate.{layer}" not in s.graph.nodes
+        return
+    heads = N_HEADS if kind == "query" else s.n_kv
+    width = D_MLP if target == "neuron" else heads * s.d_head
     projection = s.module(layer, f"{kind if kind in {'gate', 'up'} else kind[0]}_proj")
     seen = s.module(layer, "o_proj" if target == "attn" else "down_proj")
     edges = s.edges((kind, layer), (via or target, layer))
     if via is not None:
         edges = edges @ s.edges((via, layer), (target, layer))
-    for channel in (D_HEAD, width - 1):
+    for channel in loudest(s.dense.inputs[seen]) if target == "neuron" else (s.d_head, width - 1):
         cut = traced(s.network, s.ids, outputs={projection: zeroing(channel)}, frozen=s.frozen)
         moved = (cut.inputs[seen] - s.dense.inputs[seen]).abs().amax(dim=(0, 1)) > 1e-7
         assert moved.nonzero()[:, 0].tolist() == edges[channel].nonzero()[:, 0].tolist()
@@ -168,7 +229,7 @@ def test_structural_edges_of_weight_graphs_are_one(model_type: str) -> None:
         graph = s.graph if weight == "signed" else export(s.model, weight="magnitude")
         dense = torch.from_numpy(graph.to_scipy().toarray())
         for kind, target in (("query", "pattern"), ("key", "pattern"), ("value", "attn"), ("pattern", "attn"),
-                             ("gate", "neuron"), ("up", "neuron")):  # fmt: skip
+                             *((kind, "neuron") for kind in s.inner)):  # fmt: skip
             part = dense[slice(*graph.nodes.range(kind, 1)), slice(*graph.nodes.range(target, 1))]
             assert set(part.flatten().tolist()) == {0.0, 1.0}
 
@@ -186,7 +247,8 @@ def test_nodes_and_edges_follow_the_closed_formula(model_type: str) -> None:
     s = specimen(model_type)
     assert (s.graph.n_nodes, s.graph.n_edges) == (s.model.architecture.n_nodes, s.model.architecture.n_edges)
     linears = sum(p.numel() for name, p in s.model.parameters.items() if name.endswith("_proj.weight"))
-    skips, attention, gating = 4 * D_MODEL, 4 * N_HEADS * D_HEAD, 2 * D_MLP
+    attention, gating = 4 * N_HEADS * s.d_head, len(s.inner) * D_MLP
+    skips = len(s.steps()) * D_MODEL
     assert s.graph.n_edges == linears + skips + 2 * (attention + gating)
 
 
@@ -195,18 +257,27 @@ def test_smollm2_has_the_nodes_and_edges_of_the_formula() -> None:
     assert (smollm2.n_nodes, smollm2.n_edges) == (219_726, 106_364_160)
 
 
+def test_gpt2_and_pythia_have_the_nodes_and_edges_of_the_formula() -> None:
+    gpt2 = Decoder("gpt2", n_layers=12, d_model=768, n_heads=12, n_kv_heads=12, d_head=64, d_mlp=3072)
+    assert (gpt2.n_nodes, gpt2.n_edges) == (129_936, 85_026_816)
+    pythia = Decoder("gpt_neox", 6, 512, n_heads=8, n_kv_heads=8, d_head=64, d_mlp=2048, parallel=True)
+    assert pythia.n_nodes == 7 * 512 + 6 * (4 * 512 + 8 + 2 * 2048)
+    assert pythia.n_edges == 6 * (4 * 512**2 + 2 * 512 * 2048 + 512 + 4 * 512 + 2048)
+
+
 @pytest.mark.parametrize("level", ["channel", "unit", "block"])
 @families
 def test_every_family_exports_at_every_level_in_topological_order(model_type: str, level: str) -> None:
-    graph = export(specimen(model_type).model, level=level)  # type: ignore[arg-type]
+    s = specimen(model_type)
+    graph = export(s.model, level=level)  # type: ignore[arg-type]
     dense = torch.from_numpy(graph.to_scipy().toarray())
     assert torch.equal(dense, dense.triu(diagonal=1))
     kinds = {span.kind: span.size for span in graph.nodes.spans}
     if level == "unit":
-        assert kinds == {"resid": D_MODEL, "head": N_HEADS, "kv_head": N_KV, "neuron": D_MLP}
+        assert kinds == {"resid": D_MODEL, "head": N_HEADS, "kv_head": s.n_kv, "neuron": D_MLP}
     if level == "block":
         assert kinds == {"resid": 1, "attn": 1, "mlp": 1}
-        assert graph.n_nodes == 5 + 4
+        assert graph.n_nodes == len(s.steps()) + 1 + 4
     assert graph.level == level
 
 
@@ -228,18 +299,19 @@ def test_activation_edges_carry_what_was_measured(model_type: str) -> None:
 
     close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}  # the calibration ran in float32, this run in float64
     for layer in (0, 1):
-        read = s.dense.inputs[s.module(layer, "q_proj")], s.dense.inputs[s.module(layer, "gate_proj")]
+        read = s.dense.inputs[s.module(layer, "q_proj")], s.dense.inputs[s.module(layer, "up_proj")]
         reads = [(name, kind, 0) for name, kind in zip("qkv", ("query", "key", "value"), strict=True)]
-        reads += [("gate", "gate", 1), ("up", "up", 1)]
+        reads += [(part, part, 1) for part in s.inner]
         for name, kind, which in reads:
             matrix = s.model.parameters[f"{s.module(layer, f'{name}_proj')}.weight"].double()
             if (norm := s.module(layer, f"{name}_norm")) in s.dense.outputs:
                 raw = s.dense.outputs[s.module(layer, f"{name}_proj")]  # a head's normalisation divides by its own size
-                size = raw.reshape(-1, len(matrix) // D_HEAD, D_HEAD).square().mean(dim=(0, 2)).sqrt()
-                matrix = matrix * gain(norm).repeat(len(size))[:, None] / size.repeat_interleave(D_HEAD)[:, None]
+                size = raw.reshape(-1, len(matrix) // s.d_head, s.d_head).square().mean(dim=(0, 2)).sqrt()
+                matrix = matrix * gain(norm).repeat(len(size))[:, None] / size.repeat_interleave(s.d_head)[:, None]
             expected = (matrix.abs() * rms(read[which])).T
-            torch.testing.assert_close(found(("resid", 2 * layer + which), (kind, layer)), expected, **close)
-        for name, kind, which, post in (("o", "attn", 1, "post_attention"), ("down", "neuron", 2, "post_feedforward")):
+            place = s.place(2 * layer + which)
+            torch.testing.assert_close(found(("resid", place), (kind, layer)), expected, **close)
+        for name, kind, which, post in (("o", "attn", 0, "post_attention"), ("down", "neuron", 1, "post_feedforward")):
             module = s.module(layer, f"{name}_proj")
             carried, out = s.dense.inputs[module], s.dense.outputs[module]
             matrix = s.model.parameters[f"{module}.weight"].double()
@@ -247,15 +319,16 @@ def test_activation_edges_carry_what_was_measured(model_type: str) -> None:
                 post_gain = gain(s.module(layer, f"{post}_layernorm"))
                 matrix = matrix * post_gain[:, None] / out.square().mean().sqrt()
             expected = (matrix.abs() * rms(carried)).T
-            torch.testing.assert_close(found((kind, layer), ("resid", 2 * layer + which)), expected, **close)
-        for k in (2 * layer, 2 * layer + 1):
-            expected = rms(s.stream(s.dense, k)).diag()
-            torch.testing.assert_close(found(("resid", k), ("resid", k + 1)), expected, **close)
+            place = s.after(2 * layer + which)
+            torch.testing.assert_close(found((kind, layer), ("resid", place)), expected, **close)
         for kind, target, module in (("value", "attn", "o_proj"), ("pattern", "attn", "o_proj"),
-                                     ("gate", "neuron", "down_proj"), ("up", "neuron", "down_proj")):  # fmt: skip
+                                     *((part, "neuron", "down_proj") for part in s.inner)):  # fmt: skip
             product = rms(s.dense.inputs[s.module(layer, module)])
             expected = (s.edges((kind, layer), (target, layer)) != 0) * product
             torch.testing.assert_close(found((kind, layer), (target, layer)), expected, **close)
+    for k, following in s.steps():
+        expected = rms(s.stream(s.dense, k)).diag()
+        torch.testing.assert_close(found(("resid", k), ("resid", following)), expected, **close)
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
@@ -267,12 +340,13 @@ def test_activation_edges_into_a_pattern_carry_query_times_key(model_type: str) 
     for layer in (0, 1):
         query, key = (
             s.dense.outputs[s.module(layer, f"{name}_{last}")].reshape(-1, width).square().mean(dim=0).sqrt()
-            for name, width in (("q", N_HEADS * D_HEAD), ("k", N_KV * D_HEAD))
+            for name, width in (("q", N_HEADS * s.d_head), ("k", s.n_kv * s.d_head))
         )
         queries, keys, patterns = (slice(*graph.nodes.range(kind, layer)) for kind in ("query", "key", "pattern"))
         for head in range(N_HEADS):
-            mine = slice(head * D_HEAD, (head + 1) * D_HEAD)
-            theirs = slice(head // GROUP * D_HEAD, (head // GROUP + 1) * D_HEAD)
+            mine = slice(head * s.d_head, (head + 1) * s.d_head)
+            group = head // (N_HEADS // s.n_kv)
+            theirs = slice(group * s.d_head, (group + 1) * s.d_head)
             term = query[mine] * key[theirs]
             torch.testing.assert_close(dense[queries, patterns][mine, head], term, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(dense[keys, patterns][theirs, head], term, rtol=1e-4, atol=1e-5)

@@ -7,20 +7,42 @@ from typing import Any
 import torch
 from torch import nn
 
+from tests.families import UNGATED, module_of, part_of
+
 Change = Callable[[torch.Tensor], torch.Tensor]
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass
 class Trace:
-    """Inputs and outputs of every linear layer and every normalisation, by module name."""
+    """Inputs and outputs of every linear layer and every normalisation, by Llama's names for them."""
 
     inputs: dict[str, torch.Tensor] = field(default_factory=dict)
     outputs: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def gains(self) -> dict[str, torch.Tensor]:
-        """By what each normalisation multiplied each entry: its gain over its denominator, as measured."""
-        return {name: self.outputs[name] / x for name, x in self.inputs.items() if name.endswith("norm")}
+    def frozen(self, network: Any) -> dict[str, Change]:
+        """Every normalisation with its denominator held at what it was."""
+        return {name: held(module_of(network, name), x) for name, x in self.inputs.items() if name.endswith("norm")}
+
+
+def held(norm: nn.Module, x: torch.Tensor) -> Change:
+    """A normalisation that divides by what it divided ``x`` by, which makes it linear but for its bias."""
+    with torch.inference_mode():
+        y = norm(x)
+    if not isinstance(norm, nn.LayerNorm):
+        return lambda changed: changed * (y / x)
+    scale = (y - norm.bias) / (x - x.mean(dim=-1, keepdim=True))
+    return lambda changed: (changed - changed.mean(dim=-1, keepdim=True)) * scale + norm.bias
+
+
+def parts_of(network: Any) -> list[str]:
+    """Llama's names for the linear layers and normalisations."""
+    if network.config.model_type not in UNGATED:
+        return [name for name, _ in network.named_modules() if name.endswith((*LINEARS, "norm"))]
+    parts = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj",
+             "mlp.down_proj", "input_layernorm", "post_attention_layernorm"]  # fmt: skip
+    blocks = [f"model.layers.{layer}.{part}" for layer in range(network.config.num_hidden_layers) for part in parts]
+    return [*blocks, "model.norm"]
 
 
 def traced(
@@ -29,44 +51,52 @@ def traced(
     *,
     inputs: Mapping[str, Change] | None = None,
     outputs: Mapping[str, Change] | None = None,
-    frozen: Mapping[str, torch.Tensor] | None = None,
+    frozen: Mapping[str, Change] | None = None,
 ) -> Trace:
     """Runs a decoder.
 
     Args:
         network: a causal language model.
         ids: tokens.
-        inputs: changes to the input of modules.
-        outputs: changes to the output of modules.
-        frozen: normalisations that multiply by these numbers instead of dividing by the root mean square of what they
-            get, which makes them linear.
+        inputs: changes to the input of parts.
+        outputs: changes to the output of parts.
+        frozen: normalisations to be replaced.
     """
     trace = Trace()
     inputs, outputs, frozen = inputs or {}, outputs or {}, frozen or {}
 
+    def by_token(x: torch.Tensor) -> torch.Tensor:
+        return x.view(*ids.shape, -1) if x.ndim == 2 else x  # OPT's MLP reads all tokens in one row
+
     def before(name: str) -> Callable[..., Any]:
         def hook(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-            x = inputs[name](args[0].clone()) if name in inputs else args[0]
+            x = by_token(args[0])
+            x = inputs[name](x.clone()) if name in inputs else x
             trace.inputs[name] = x
-            return (x, *args[1:])
+            return (x.view_as(args[0]), *args[1:])
 
         return hook
 
     def after(name: str) -> Callable[..., Any]:
         def hook(_: nn.Module, __: tuple[torch.Tensor, ...], y: torch.Tensor) -> torch.Tensor:
-            y = trace.inputs[name] * frozen[name] if name in frozen else y
-            y = outputs[name](y.clone()) if name in outputs else y
-            trace.outputs[name] = y
-            return y
+            whole = frozen[name](trace.inputs[name]).view_as(y) if name in frozen else y
+            channels = part_of(network, name, torch.arange(y.shape[-1]))  # of a fused projection these are some
+            mine = by_token(whole)[..., channels]
+            if name in outputs:
+                mine = outputs[name](mine.clone())
+                whole = whole.clone()
+                by_token(whole)[..., channels] = mine
+            trace.outputs[name] = mine
+            return whole
 
         return hook
 
-    handles = []
-    for name, module in network.named_modules():
-        if name.endswith((*LINEARS, "norm")):
-            handles += [module.register_forward_pre_hook(before(name)), module.register_forward_hook(after(name))]
-    unknown = (inputs.keys() | outputs.keys() | frozen.keys()) - {name for name, _ in network.named_modules()}
-    assert not unknown, f"no modules {unknown}"
+    names, handles = parts_of(network), []
+    for name in names:
+        module = module_of(network, name)
+        handles += [module.register_forward_pre_hook(before(name)), module.register_forward_hook(after(name))]
+    unknown = (inputs.keys() | outputs.keys() | frozen.keys()) - set(names)
+    assert not unknown, f"no parts {unknown}"
     try:
         with torch.inference_mode():
             network(input_ids=ids, use_cache=False)

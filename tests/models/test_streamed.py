@@ -9,7 +9,7 @@ import torch
 from graphprune.core.errors import ModelError
 from graphprune.models.model import Model
 from graphprune.models.streamed import StreamedDecoder
-from tests.families import MODEL_TYPES, decoder, token_ids
+from tests.families import MODEL_TYPES, decoder, module_of, stored, token_ids
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -25,8 +25,9 @@ def given_by_blocks(model: Model, rows: torch.Tensor, dtype: torch.dtype) -> lis
     def gives(_: Any, __: Any, output: Any) -> None:
         found.append(output[0] if isinstance(output, tuple) else output)
 
-    network.model.layers[0].register_forward_pre_hook(reads)
-    for layer in network.model.layers:
+    layers = [module_of(network, f"model.layers.{layer}") for layer in range(model.decoder.n_layers)]
+    layers[0].register_forward_pre_hook(reads)
+    for layer in layers:
         layer.register_forward_hook(gives)
     with torch.inference_mode():
         network(input_ids=rows)
@@ -76,9 +77,27 @@ def test_only_what_is_entered_is_in_memory(model_type: str) -> None:
         assert block is network.layers[1]
         assert not any(parameter.is_meta for parameter in block.parameters())
         assert on_meta(network.layers[0])
-        network.put(block, "mlp.down_proj.weight", torch.ones_like(block.mlp.down_proj.weight))
+        network.put(block, "mlp.down_proj.weight", torch.ones(16, 24))
     assert on_meta(network.body)
     assert all("forward" not in vars(layer) for layer in network.layers)
+
+
+@pytest.mark.parametrize("part", ["q_proj", "k_proj", "v_proj", "o_proj"])
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_what_is_put_into_a_block_is_what_its_class_then_computes_with(model_type: str, part: str) -> None:
+    """Also into a third of a fused projection, whose other thirds and whose old tensor stay as they are."""
+    model = decoder(model_type)
+    name = f"model.layers.1.self_attn.{part}.weight"
+    value = torch.randn(model.shapes[name], generator=torch.Generator().manual_seed(1))
+    before = {key: tensor.clone() for key, tensor in model.parameters.items()}
+    network = StreamedDecoder(model)
+    whole: Any = Model.from_parameters(model.config, {**model.parameters, name: value}).module()
+    with network.entered("layers.1") as block:
+        network.put(block, name.removeprefix("model.layers.1."), value)
+        expected = dict(module_of(whole, "model.layers.1").named_parameters())
+        assert all(torch.equal(parameter, expected[key]) for key, parameter in block.named_parameters())
+    assert torch.equal(stored(whole, name), value)
+    assert all(torch.equal(model.parameters[key], tensor) for key, tensor in before.items())
 
 
 def test_a_block_is_dropped_also_when_something_goes_wrong_inside() -> None:

@@ -12,7 +12,15 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def credit(
-    parameters: dict[str, Array], power: dict[str, Array], *, n_layers: int, n_heads: int, n_kv: int, gemma: bool
+    parameters: dict[str, Array],
+    power: dict[str, Array],
+    *,
+    n_layers: int,
+    n_heads: int,
+    n_kv: int,
+    gemma: bool,
+    gated: bool = True,
+    parallel: bool = False,
 ) -> dict[str, Array]:
     """The credit of every head and neuron.
 
@@ -23,6 +31,8 @@ def credit(
         n_heads: of the queries.
         n_kv: of the keys and values.
         gemma: whether gains are stored as differences from one, and sub-blocks' outputs are normalised.
+        gated: whether the MLP has a gate.
+        parallel: whether attention and MLP read and write the same places.
     """
 
     def gain(name: str) -> Array:
@@ -42,17 +52,21 @@ def credit(
     found = {}
     for layer in reversed(range(n_layers)):
         mlp, attention = f"model.layers.{layer}.mlp", f"model.layers.{layer}.self_attn"
-        D, G, U = (parameters[f"{mlp}.{part}_proj.weight"] for part in ("down", "gate", "up"))
+        D, U = (parameters[f"{mlp}.{part}_proj.weight"] for part in ("down", "up"))
         neuron, up = power[f"neuron.{layer}"], power[f"up.{layer}"]
         s = (D**2).T @ (behind(layer, "post_feedforward_layernorm", "mlp_out") * rho)
         found[f"neuron.{layer}"] = neuron * s
         norm = "pre_feedforward_layernorm" if gemma else "post_attention_layernorm"
-        gate_squared = neuron / up  # the mean square of the gate's activation, as far as the two are independent
-        through = s @ (U**2 * gate_squared[:, None] + G**2 * up[:, None] / 2)
-        rho = rho + before(layer, norm, 2 * layer + 1) * through
+        passed = np.divide(neuron, up, out=np.zeros_like(up), where=up > 0)  # by a gate, or by the activation
+        through = s @ (U**2 * passed[:, None])
+        if gated:
+            through = through + s @ (parameters[f"{mlp}.gate_proj.weight"] ** 2 * up[:, None] / 2)
+        behind_block, k = rho, 2 * layer if parallel else 2 * layer + 1
+        rho = rho + before(layer, norm, k) * through
 
         W, V = parameters[f"{attention}.o_proj.weight"], parameters[f"{attention}.v_proj.weight"]
-        s = (W**2).T @ (behind(layer, "post_attention_layernorm", "attn_out") * rho)
+        written = behind_block if parallel else rho
+        s = (W**2).T @ (behind(layer, "post_attention_layernorm", "attn_out") * written)
         found[f"head.{layer}"] = (power[f"attn.{layer}"] * s).reshape(n_heads, -1).sum(axis=1)
         shared = s.reshape(n_kv, n_heads // n_kv, -1).sum(axis=1).reshape(-1)  # query heads that share a value head
         rho = rho + before(layer, "input_layernorm", 2 * layer) * (shared @ V**2)

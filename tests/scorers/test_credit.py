@@ -19,7 +19,7 @@ from graphprune.scorers.credit import Credit
 from graphprune.scorers.inputs import ScoringInputs, UnitScores
 from tests.cli import runner
 from tests.cli.runner import CALIBRATED, Cli
-from tests.families import GEMMAS, MODEL_TYPES, decoder, perceptron, perceptron_module, token_ids
+from tests.families import GATED, GEMMAS, MODEL_TYPES, decoder, perceptron, perceptron_module, token_ids
 from tests.oracles.credit import credit as credit_by_recursion
 
 
@@ -44,6 +44,7 @@ def by_recursion(model: Model, stats: CalibrationStats) -> UnitScores:
         {name: tensor.double().numpy() for name, tensor in model.parameters.items()},
         {site: (stats.squares[site] / stats.n_tokens).numpy() for site in stats.squares},
         n_layers=d.n_layers, n_heads=d.n_heads, n_kv=d.n_kv_heads, gemma=d.model_type in GEMMAS,
+        gated=d.model_type in GATED, parallel=d.model_type == "gpt_neox",
     )  # fmt: skip
     return {name: torch.from_numpy(values) for name, values in found.items()}
 

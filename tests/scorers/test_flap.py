@@ -30,7 +30,7 @@ def inputs_of(name: str, path: str) -> torch.Tensor:
     """What a linear layer of the Hugging Face model reads on the calibration tokens, (tokens, channels)."""
     network: Any = families.causal_lm(name)
     seen: list[torch.Tensor] = []
-    network.get_submodule(path).register_forward_pre_hook(lambda _, args: seen.append(args[0].double()))
+    families.module_of(network, path).register_forward_pre_hook(lambda _, args: seen.append(args[0].double()))
     with torch.no_grad():
         network(ROWS)
     return seen[0].reshape(-1, seen[0].shape[-1])
@@ -54,7 +54,7 @@ def test_a_score_is_the_error_that_is_left_after_bias_compensation(name: str) ->
         neurons = torch.tensor([error_after_bias(W, X, j) for j in range(D_MLP)])
         torch.testing.assert_close(found[f"neuron.{layer}"], neurons, rtol=1e-4, atol=0)
         X, W = inputs_of(name, f"{home}.self_attn.o_proj"), model.parameters[f"{home}.self_attn.o_proj.weight"]
-        channels = torch.tensor([error_after_bias(W, X, j) for j in range(N_HEADS * D_HEAD)])
+        channels = torch.tensor([error_after_bias(W, X, j) for j in range(W.shape[1])])
         torch.testing.assert_close(found[f"head.{layer}"], channels.view(N_HEADS, -1).mean(dim=1), rtol=1e-4, atol=0)
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from graphprune import CalibrationStats, Model, Scores, calibrate, score
-from tests.families import causal_lm, perceptron_module, token_ids
+from graphprune.core.errors import InputError
+from tests.families import UNGATED, causal_lm, perceptron_module, token_ids
 from tests.oracles import mlprank as oracle
 
 GAMMAS = (0.0, 0.5, 0.9, 1.0)
@@ -178,6 +179,17 @@ def test_gated_sees_gate_and_product(scorer: str) -> None:
     assert_same(found, expected)
     published = score(model, scorer, stats=stats, blocks="isolated")
     assert order(found, "neuron.0") != order(published, "neuron.0")
+
+
+@pytest.mark.parametrize("model_type", UNGATED)
+@pytest.mark.parametrize(("scorer", "site"), [("llmrank", "up"), ("mlprank", "neuron")])
+def test_an_mlp_without_a_gate_is_ranked_by_its_up_projection(model_type: str, scorer: str, site: str) -> None:
+    model = Model.from_module(causal_lm(model_type))
+    stats = calibrate(model, token_ids(6, 12))
+    found = score(model, scorer, stats=stats)
+    assert_same(found, expected_of_decoder(model, stats, site, "wpr", 0.9, 0.5, chained=True))
+    with pytest.raises(InputError, match=r"have no gate; use mlp up$"):
+        score(model, scorer, stats=stats, mlp="gated")
 
 
 def test_only_neurons_are_scored() -> None:

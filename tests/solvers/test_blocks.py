@@ -10,8 +10,8 @@ from graphprune.core.errors import InputError
 from graphprune.models.model import Model
 from graphprune.models.streamed import StreamedDecoder
 from graphprune.solvers import blocks as blocks_module
-from graphprune.solvers.blocks import ATTENTION, ATTENTION_INPUT, NEURON, SITES, Blocks
-from tests.families import MODEL_TYPES, decoder, token_ids
+from graphprune.solvers.blocks import ATTENTION, ATTENTION_INPUT, MLP_INPUT, NEURON, SITES, Blocks, reading
+from tests.families import MODEL_TYPES, decoder, module_of, stock_name, store, stored, token_ids
 
 ROWS = token_ids(5, 24)
 
@@ -19,7 +19,7 @@ ROWS = token_ids(5, 24)
 def read_by(network: Any, rows: torch.Tensor, module: str) -> torch.Tensor:
     """What a module reads when the whole network runs."""
     found: list[torch.Tensor] = []
-    handle = network.get_submodule(module).register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    handle = module_of(network, module).register_forward_pre_hook(lambda _, args: found.append(args[0]))
     with torch.inference_mode():
         network(input_ids=rows)
     handle.remove()
@@ -29,7 +29,7 @@ def read_by(network: Any, rows: torch.Tensor, module: str) -> torch.Tensor:
 def given_by(network: Any, rows: torch.Tensor, module: str) -> torch.Tensor:
     """What a module gives when the whole network runs."""
     found: list[Any] = []
-    handle = network.get_submodule(module).register_forward_hook(lambda _, __, output: found.append(output))
+    handle = module_of(network, module).register_forward_hook(lambda _, __, output: found.append(output))
     with torch.inference_mode():
         network(input_ids=rows)
     handle.remove()
@@ -50,9 +50,9 @@ def through(model: Model, rows: torch.Tensor = ROWS) -> list[torch.Tensor]:
     blocks, found = before_all(model, rows), []
     for layer in range(model.decoder.n_layers):
         with blocks.network.entered(f"layers.{layer}") as block:
-            for site, modules in SITES.items():
+            for site in SITES:
                 found.append(torch.cat(list(blocks.inputs(layer, block, site))))
-                for module in modules:
+                for module in reading(model.decoder, site):
                     weights = model.parameters[model.decoder.parameter(layer, f"{module}.weight")]
                     blocks.network.put(block, f"{blocks.name(layer, module)}.weight", noisy(weights, layer))
             blocks.advance(layer, block)
@@ -60,49 +60,54 @@ def through(model: Model, rows: torch.Tensor = ROWS) -> list[torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_every_site_reads_what_it_reads_in_the_whole_model(model_type: str) -> None:
-    model = decoder(model_type)
+FORMS: list[tuple[str, dict[str, Any]]] = [(model_type, {}) for model_type in MODEL_TYPES]
+FORMS.append(("gpt_neox", {"use_parallel_residual": False}))
+
+
+@pytest.mark.parametrize(("model_type", "settings"), FORMS)
+def test_every_site_reads_what_it_reads_in_the_whole_model(model_type: str, settings: dict[str, Any]) -> None:
+    model = decoder(model_type, **settings)
     whole, blocks = model.module(dtype=torch.float32), before_all(model)
     for layer in range(model.decoder.n_layers):
         with blocks.network.entered(f"layers.{layer}") as block:
-            for site, modules in SITES.items():
+            for site in SITES:
                 found = torch.cat(list(blocks.inputs(layer, block, site)))
-                for module in modules:
+                for module in reading(model.decoder, site):
                     torch.testing.assert_close(found, read_by(whole, ROWS, model.decoder.parameter(layer, module)))
             blocks.advance(layer, block)
         torch.testing.assert_close(blocks.hidden, given_by(whole, ROWS, f"model.layers.{layer}"))
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_what_is_changed_at_a_site_is_seen_by_all_that_compute_later(model_type: str) -> None:
-    model = decoder(model_type)
+@pytest.mark.parametrize(("model_type", "settings"), FORMS)
+def test_what_is_changed_at_a_site_is_seen_by_all_that_compute_later(model_type: str, settings: dict[str, Any]) -> None:
+    model = decoder(model_type, **settings)
     dense, found = model.module(dtype=torch.float32), iter(through(model))
     whole: Any = copy.deepcopy(dense)
     for layer in range(model.decoder.n_layers):
-        for site, modules in SITES.items():
-            name, read = model.decoder.parameter(layer, modules[0]), next(found)
+        for site in SITES:
+            name, read = model.decoder.parameter(layer, SITES[site][-1]), next(found)
             torch.testing.assert_close(read, read_by(whole, ROWS, name))
-            if (layer, site) != (0, ATTENTION_INPUT):
-                assert (read - read_by(dense, ROWS, name)).abs().max() > 1e-2
-            for module in modules:
-                own = whole.get_submodule(model.decoder.parameter(layer, module))
-                own.weight.data = noisy(own.weight.data, layer)
+            is_first = layer == 0 and (site == ATTENTION_INPUT or (site == MLP_INPUT and model.decoder.parallel))
+            assert is_first or (read - read_by(dense, ROWS, name)).abs().max() > 1e-2
+            for module in reading(model.decoder, site):
+                weight = f"{model.decoder.parameter(layer, module)}.weight"
+                store(whole, weight, noisy(stored(whole, weight), layer))
         torch.testing.assert_close(next(found), given_by(whole, ROWS, f"model.layers.{layer}"))
 
 
+@pytest.mark.parametrize("model_type", ["qwen3", "opt", "gpt2", "gpt_neox"])
 @pytest.mark.parametrize("site", SITES)
-def test_a_block_may_be_changed_at_one_site_alone(site: str) -> None:
+def test_a_block_may_be_changed_at_one_site_alone(site: str, model_type: str) -> None:
     """Whatever is kept of a block, what has changed is computed again."""
-    model = decoder("qwen3")
+    model = decoder(model_type)
     whole: Any = copy.deepcopy(model.module(dtype=torch.float32))
     blocks = before_all(model)
     with blocks.network.entered("layers.0") as block:
         list(blocks.inputs(0, block, site))
-        for module in SITES[site]:
-            own = whole.get_submodule(model.decoder.parameter(0, module))
-            own.weight.data = noisy(own.weight.data, 1)
-            blocks.network.put(block, f"{blocks.name(0, module)}.weight", own.weight.data)
+        for module in reading(model.decoder, site):
+            weight = f"{model.decoder.parameter(0, module)}.weight"
+            store(whole, weight, noisy(stored(whole, weight), 1))
+            blocks.network.put(block, f"{blocks.name(0, module)}.weight", stored(whole, weight))
         blocks.advance(0, block)
         assert not blocks.kept
     torch.testing.assert_close(blocks.hidden, given_by(whole, ROWS, "model.layers.0"))
@@ -164,6 +169,28 @@ def test_a_block_runs_no_further_than_the_site_and_what_was_kept_not_again() -> 
         ran.clear()
         blocks.advance(0, block)
         assert ran == ["o_proj", "down_proj"]
+
+
+@pytest.mark.parametrize("model_type", ["opt", "gpt2", "gpt_neox"])
+def test_what_was_kept_of_other_classes_is_not_computed_again_either(model_type: str) -> None:
+    blocks, ran = before_all(decoder(model_type)), list[str]()
+    with blocks.network.entered("layers.0") as block:
+        prefix = stock_name(model_type, "model.layers.0")
+        for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"):
+            linear = block.get_submodule(stock_name(model_type, f"model.layers.0.{name}").removeprefix(f"{prefix}."))
+
+            def counted(x: torch.Tensor, name: str = name, forward: Any = linear.forward) -> torch.Tensor:
+                ran.append(name.split(".")[1])
+                result: torch.Tensor = forward(x)
+                return result
+
+            linear.forward = counted
+        expected = {"attn_in": [], "attn": ["q_proj"], "mlp_in": ["o_proj"], "neuron": ["o_proj", "up_proj"]}
+        for site, modules in expected.items():
+            ran.clear()
+            list(blocks.inputs(0, block, site))
+            assert ran == modules
+    assert blocks.kept.keys() == {ATTENTION, NEURON}
 
 
 def test_hidden_states_that_are_not_finite_are_refused() -> None:

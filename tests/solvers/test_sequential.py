@@ -22,7 +22,7 @@ from graphprune.solvers.sequential import Change, Journal, Operated, Overlaid, S
 from graphprune.solvers.units import Decided, UnitSurgeon
 from graphprune.solvers.weights import WeightSurgeon
 from graphprune.surgery.cut import zeroed
-from tests.families import MODEL_TYPES, decoder
+from tests.families import MODEL_TYPES, UNGATED, decoder
 from tests.oracles import obs as oracle
 from tests.solvers.test_blocks import read_by
 
@@ -60,7 +60,7 @@ def by_running_everything(model: Model, rows: torch.Tensor, solve: Solve) -> dic
         for group in (model.units[f"head.{layer}"], model.units[f"neuron.{layer}"]):
             name = group.outgoing[0].parameter
             network = build_causal_lm(model.config, Overlaid(model.parameters, changed), None, torch.float32).eval()
-            X = read_by(network, rows, name.removesuffix(".weight")).flatten(0, 1).double().numpy().T
+            X = read_by(network, rows, name.removesuffix(".weight")).flatten(0, -2).double().numpy().T
             solved = solve(group, model.parameters[name].double().numpy(), X)
             if solved is not None:
                 changed[name] = torch.from_numpy(solved).float()
@@ -215,11 +215,13 @@ def same(found: Operated, expected: Operated) -> bool:
 
 @pytest.mark.parametrize("what", ["units", "weights"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("blocks", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("model_type", "blocks"), [("llama", 0), ("llama", 1), ("llama", 2), *((name, 1) for name in UNGATED)]
+)
 def test_a_run_that_was_stopped_after_any_block_goes_on_to_the_same_bits(
-    what: str, dtype: torch.dtype, blocks: int, tmp_path: Path
+    what: str, dtype: torch.dtype, model_type: str, blocks: int, tmp_path: Path
 ) -> None:
-    model = decoder("llama", num_hidden_layers=3)
+    model = decoder(model_type, num_hidden_layers=3)
     rows, surgeon = tokens(model), surgeon_of(model, what)
     whole = operate(model, rows, surgeon, dtype=dtype)
     assert len(whole.errors) == (6 if what == "units" else 12)
@@ -309,7 +311,7 @@ def test_what_is_reported_is_the_error_of_the_whole_models_outputs() -> None:
     assert len(found.errors) == 4
     for group in model.units.of_kind("head", "neuron"):
         name = group.outgoing[0].parameter
-        X = read_by(network, rows, name.removesuffix(".weight")).flatten(0, 1).double().T
+        X = read_by(network, rows, name.removesuffix(".weight")).flatten(0, -2).double().T
         W = model.parameters[name].double()
         error = (found.parameters[name].double() @ X - W @ X).square().sum() / (W @ X).square().sum()
         assert 0 < found.errors[f"{group.channel}.{group.layer}"] < 1

@@ -14,6 +14,7 @@ from graphprune.core.io import save_tensors, write_json
 from graphprune.core.mask import Mask
 from graphprune.models.bias import BIASED, ZeroBiases, biased
 from graphprune.models.checkpoint import Checkpoint
+from graphprune.pruning import prune
 from graphprune.surgery.checkpoint import save_pruned
 from tests import families
 from tests.unchecked import unchecked
@@ -101,12 +102,34 @@ def test_the_families_that_are_refused_are_those_whose_configuration_lacks_a_fla
     assert all(hasattr(CONFIG_MAPPING[name](), "attention_bias") for name in BIASED)
 
 
-@pytest.mark.parametrize("name", [name for name in families.MODEL_TYPES if name not in BIASED])
+@pytest.mark.parametrize("name", [name for name in families.MODEL_TYPES if name not in {*BIASED, "gpt2"}])
 def test_a_family_without_such_biases_is_refused_in_one_sentence(name: str) -> None:
+    """Of OPT and GPT-NeoX, whose configurations can leave biases out, those that do."""
     settings = {"attention_bias": True} if name in {"qwen3", "gemma2", "gemma3_text"} else {}
+    settings |= {"opt": {"enable_bias": False}, "gpt_neox": {"attention_bias": False}}.get(name, {})
     with pytest.raises(InputError, match=f"{name} has no bias for o_proj and down_proj.*--compensation obs$") as caught:
         biased(families.decoder(name, **settings))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", families.UNGATED)
+def test_where_there_are_biases_these_make_up_for_what_goes(name: str, tmp_path: Path) -> None:
+    model, rows = families.decoder(name, seed=6), families.token_ids(16, 24)
+    assert biased(model) is model
+    pruned = prune(model, "flap", 0.3, units="neuron", calibration=rows)
+    assert pruned.operated is not None
+    stats = calibrate(model, rows)
+    (lost,) = (~pruned.mask.keep["neuron.0"]).nonzero(as_tuple=True)
+    mean, W = stats.mean("neuron.0")[lost], model.parameters["model.layers.0.mlp.down_proj.weight"].double()
+    bias = "model.layers.0.mlp.down_proj.bias"
+    expected = model.parameters[bias] + W[:, lost] @ mean
+    torch.testing.assert_close(pruned.model.parameters[bias].double(), expected, rtol=1e-4, atol=1e-5)
+    assert (expected - model.parameters[bias]).abs().max() > 0.02
+    plain = prune(model, "flap", 0.3, units="neuron", compensation="none", calibration=rows)
+    assert plain.operated is not None
+    assert sum(pruned.operated.errors.values()) < sum(plain.operated.errors.values())
+    saved = save_pruned(pruned.model, Mask.full(pruned.model.units), tmp_path / "small")
+    assert torch.equal(logits(Model.from_folder(saved.folder)), logits(pruned.model))
 
 
 def test_a_perceptron_is_refused() -> None:

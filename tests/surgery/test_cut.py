@@ -14,7 +14,7 @@ from graphprune.core.units import UnitTable
 from graphprune.models.model import Model
 from graphprune.surgery.cut import Plan, excised, zeroed
 from graphprune.surgery.shape import _pad, shape_of
-from tests.families import MODEL_TYPES, causal_lm, decoder, perceptron, perceptron_module, token_ids
+from tests.families import GATED, MODEL_TYPES, causal_lm, decoder, perceptron, perceptron_module, token_ids
 
 Cutter = Callable[[Mapping[str, torch.Tensor], UnitTable, Mask], dict[str, torch.Tensor]]
 families = pytest.mark.parametrize("model_type", MODEL_TYPES)
@@ -42,13 +42,12 @@ def test_zeroed_keeps_shapes_and_touches_only_what_goes(model_type: str) -> None
     model = decoder(model_type)
     mask = scattered(model)
     cut = zeroed(model.parameters, model.units, mask)
-    q, o, k, up, down, gate, v = (
-        f"model.layers.1.{name}.weight"
-        for name in ("self_attn.q_proj", "self_attn.o_proj", "self_attn.k_proj", "mlp.up_proj", "mlp.down_proj",
-                     "mlp.gate_proj", "self_attn.v_proj")
-    )  # fmt: skip
-    for name, kind, axis, width in ((q, "head", 0, 8), (o, "head", 1, 8), (k, "kv_head", 0, 8), (v, "kv_head", 0, 8),
-                                    (up, "neuron", 0, 1), (gate, "neuron", 0, 1), (down, "neuron", 1, 1)):  # fmt: skip
+    d, inner = model.decoder.d_head, ("gate", "up") if model_type in GATED else ("up",)
+    for part, kind, axis, width in (("self_attn.q", "head", 0, d), ("self_attn.o", "head", 1, d),
+                                    ("self_attn.k", "kv_head", 0, d), ("self_attn.v", "kv_head", 0, d),
+                                    *((f"mlp.{part}", "neuron", 0, 1) for part in inner),
+                                    ("mlp.down", "neuron", 1, 1)):  # fmt: skip
+        name = f"model.layers.1.{part}_proj.weight"
         keep = mask.keep[f"{kind}.1"].repeat_interleave(width)
         found, before = cut[name].movedim(axis, 0), model.parameters[name].movedim(axis, 0)
         assert torch.equal(found[keep], before[keep])

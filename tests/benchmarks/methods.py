@@ -1,12 +1,13 @@
 """Every method on a real model: perplexity against what is removed, what it cost, and a plot.
 
-python -m tests.benchmarks.methods --model smollm2-135m --calibration VALID --text TEST [--plot FILE]
+python -m tests.benchmarks.methods --model smollm2-135m --calibration VALID --text TEST -o RESULTS.jsonl [--plot FILE]
 
 Structured methods at equal shares of the decoder blocks' linear parameters (methods that rank neurons alone take more
 of these); single weights at equal shares of the same. Nothing is chosen here: the calibration text calibrates, the
 evaluation text is only reported on. A method that needs no calibration cuts at once; the others go through the
 sequential engine. Statistics, gradients and credit of the dense model are measured once for all sparsities, so the
-median seconds are without them; `tests.benchmarks.engine` has them.
+median seconds are without them; `tests.benchmarks.engine` has them. Every run is a line of RESULTS, so that a run that was
+stopped goes on where it was.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from graphprune.models.model import build_causal_lm
 from graphprune.pruning import Evidence, apply
 from graphprune.surgery.cut import zeroed
 from graphprune.surgery.removed import removed
+from tests.benchmarks.results import Results
 
 NEURONS = Cut(units="neuron")
 STRUCTURED: list[tuple[str, str, dict[str, Any]]] = [
@@ -56,18 +58,29 @@ class Setting:
     model: Model
     evidence: Evidence
     rows: torch.Tensor
+    results: Results
 
-    def quality(self, recipe: Recipe, sparsity: float) -> tuple[float, float, float]:
+    def of(self, label: str, recipe: Recipe, sparsity: float | None) -> dict[str, Any]:
         """Perplexity, the share of the blocks' linear parameters removed, and the seconds of pruning."""
+        amount = recipe.pattern if sparsity is None else sparsity
+        key = {"method": label, "of": "weights" if recipe.of_weights else "units", "amount": amount}
+        return self.results.of(key, lambda: self._measured(recipe, sparsity))
+
+    def _measured(self, recipe: Recipe, sparsity: float | None) -> dict[str, Any]:
         needs = recipe.scorer == "obs" or recipe.compensation != "none" or recipe.cut.allocation in {"graph", "curves"}
         evidence = self.evidence if needs or not _alone(recipe) else Evidence(self.model)
         start = time.perf_counter()
-        cutting = apply(recipe, sparsity, evidence)
+        amount = recipe.sparsity(None) if sparsity is None else sparsity * share_of(self.model, recipe)
+        cutting = apply(recipe, amount, evidence)
         seconds = time.perf_counter() - start
         parameters = zeroed(cutting.model.parameters, cutting.model.units, cutting.mask)
         network: Any = build_causal_lm(cutting.model.config, parameters, None, self.model.preferred_dtype()).eval()
         facts = removed(self.model, cutting.mask, (HEAD, KV_HEAD, NEURON))
-        return perplexity(network, self.rows), facts["prunable_params_removed"], seconds
+        return {
+            "perplexity": perplexity(network, self.rows),
+            "removed": facts["prunable_params_removed"],
+            "seconds": round(seconds, 1),
+        }
 
 
 def _alone(recipe: Recipe) -> bool:
@@ -91,55 +104,56 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--calibration", type=Path, required=True)
     parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="RESULTS")
     parser.add_argument("--n-samples", type=int, default=32)
     parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--max-windows", type=int, default=24)
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.4, 0.5])
     parser.add_argument("--single", type=float, nargs="*", default=[0.5, 0.7])
-    parser.add_argument("--only", nargs="+", help="these methods alone")
+    parser.add_argument("--only", nargs="*", help="these structured methods alone")
     parser.add_argument("--plot", type=Path, help="where to draw the structured methods")
     args = parser.parse_args()
     model = load_model(args.model)
     evidence = Evidence.of_text(model, args.calibration, n_samples=args.n_samples, seq_len=args.seq_len)
     rows = spread(windows(model.tokenizer, read_text(args.text), args.seq_len), args.max_windows)
-    setting = Setting(model, evidence, rows)
-    dense = perplexity(model.module(), rows)
+    sizes = {"model": args.model, "samples": args.n_samples, "seq_len": args.seq_len, "windows": args.max_windows}
+    setting = Setting(model, evidence, rows, Results.read(args.output, sizes))
+    dense = setting.results.of({"method": "dense"}, lambda: {"perplexity": perplexity(model.module(), rows)})[
+        "perplexity"
+    ]
+    structured = [row for row in STRUCTURED if args.only is None or row[0] in args.only]
+    curves = {label: [setting.of(label, Recipe.of(method, **choices), s) for s in args.sparsity]
+              for label, method, choices in structured}  # fmt: skip
+    single = {method: _single(setting, method, args.single) for method in SINGLE if args.single}
     print(f"{model.name}, dense {dense:.2f}; {len(rows)} windows of {args.seq_len}, calibrated on "
           f"{args.n_samples} x {args.seq_len} tokens; block parameters are "
           f"{model.units.prunable_parameters(HEAD, KV_HEAD, NEURON) / model.n_parameters:.1%} of all\n")  # fmt: skip
-    curves = _structured(setting, args)
+    _show("method", [f"{s:.0%}" for s in args.sparsity], curves)
+    if single:
+        print()
+        _show("single weights", [*(f"{s:.0%}" for s in args.single), *PATTERNS], single)
     if args.plot is not None:
-        draw(curves, args.sparsity, dense, args.plot)
-    if args.single:
-        _single(setting, args.single)
+        draw({label: [line["perplexity"] for line in found] for label, found in curves.items()}, args.sparsity, dense,
+             args.plot)  # fmt: skip
 
 
-def _structured(setting: Setting, args: argparse.Namespace) -> dict[str, list[float]]:
-    print("| method | " + " | ".join(f"{sparsity:.0%}" for sparsity in args.sparsity) + " | removed | seconds |")
-    print("|---" * (3 + len(args.sparsity)) + "|", flush=True)
-    curves: dict[str, list[float]] = {}
-    for label, method, choices in STRUCTURED:
-        if args.only and label not in args.only:
-            continue
-        recipe = Recipe.of(method, **choices)
-        found = [setting.quality(recipe, s * share_of(setting.model, recipe)) for s in args.sparsity]
-        curves[label] = [value for value, *_ in found]
-        gone = " / ".join(f"{share:.1%}" for _, share, _ in found)
-        times = sorted(seconds for *_, seconds in found)
-        print(f"| {label} | " + " | ".join(f"{value:,.1f}" for value in curves[label])
-              + f" | {gone} | {times[len(times) // 2]:.0f} |", flush=True)  # fmt: skip
-    return curves
+def _single(setting: "Setting", method: str, sparsities: list[float]) -> list[dict[str, Any]]:
+    found = [setting.of(method, Recipe.of(method, pattern="unstructured"), s) for s in sparsities]
+    return [*found, *(setting.of(method, Recipe.of(method, pattern=pattern), None) for pattern in PATTERNS)]
 
 
-def _single(setting: Setting, sparsities: list[float]) -> None:
-    print("\n| single weights | " + " | ".join([*(f"{s:.0%}" for s in sparsities), *PATTERNS]) + " |")
-    print("|---" * (1 + len(sparsities) + len(PATTERNS)) + "|", flush=True)
-    for method in SINGLE:
-        values = [setting.quality(Recipe.of(method, pattern="unstructured"), s)[0] for s in sparsities]
-        for pattern in PATTERNS:
-            recipe = Recipe.of(method, pattern=pattern)
-            values.append(setting.quality(recipe, recipe.sparsity(None))[0])
-        print(f"| {method} | " + " | ".join(f"{value:,.1f}" for value in values) + " |", flush=True)
+def _show(what: str, columns: list[str], found: dict[str, list[dict[str, Any]]]) -> None:
+    print(f"| {what} | " + " | ".join(columns) + " | removed | seconds |")
+    print("|---" * (3 + len(columns)) + "|")
+    for label, lines in found.items():
+        gone = [line["removed"] for line in lines]
+        seconds = sorted(line["seconds"] for line in lines)[len(lines) // 2]
+        shares = " / ".join(f"{share:.1%}" for share in gone)
+        print(
+            f"| {label} | "
+            + " | ".join(f"{line['perplexity']:,.1f}" for line in lines)
+            + f" | {shares} | {seconds:.0f} |"
+        )
 
 
 def draw(curves: dict[str, list[float]], sparsities: list[float], dense: float, path: Path) -> None:

@@ -9,9 +9,9 @@ blocks is pruned. Nothing is chosen by the evaluation text.
 """
 
 import argparse
-import json
 import statistics
 import time
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from graphprune.solvers.joint import JointOptions
 from graphprune.solvers.mlp import MLP_ERROR
 from graphprune.surgery.cut import zeroed
 from tests.benchmarks.engine import peak
+from tests.benchmarks.results import Results
 
 METHODS: dict[str, dict[str, Any]] = {
     "sparsegpt": {"method": "sparsellm", "joint": JointOptions(iterations=1)},  # the local step alone, errors noted
@@ -54,22 +55,17 @@ def main() -> None:
     parser.add_argument("--blocks", nargs="+", default=["all", "first_half"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
-    found = _read(args.output)
-    model: Model | None = None
+    sizes = {"n_samples": args.n_samples, "seq_len": args.seq_len}
+    results = Results.read(args.output, {"model": args.model, **sizes, "windows": args.max_windows})
+    model = load_model(args.model)
+    rows = spread(windows(model.tokenizer, read_text(args.text), args.seq_len), args.max_windows)
+    found = []
     for blocks, amount, seed, method in product(args.blocks, args.amounts, args.seeds, args.methods):
-        sizes = {"n_samples": args.n_samples, "seq_len": args.seq_len}
-        key = {"model": args.model, "blocks": blocks, "amount": amount, "seed": seed, "method": method, **sizes}
-        if any(key.items() <= line.items() for line in found):
-            continue
-        model = model or load_model(args.model)
-        rows = spread(windows(model.tokenizer, read_text(args.text), args.seq_len), args.max_windows)
+        key = {"blocks": blocks, "amount": amount, "seed": seed, "method": method}
         evidence = Evidence.of_text(model, args.calibration, seed=seed, **sizes)
-        line = key | measured(model, evidence, rows, blocks, amount, METHODS[method])
-        with args.output.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
-        found.append(line)
-    _show([line for line in found if line["model"] == args.model], args)
+        run = partial(measured, model, evidence, rows, blocks, amount, METHODS[method])
+        found.append(results.of(key, run))
+    _show(found, args)
 
 
 def measured(
@@ -93,10 +89,6 @@ def measured(
         "solver": round(cutting.operated.seconds["solver"], 1),
         "mb_over_before": round(peak() - before),
     }
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def _show(lines: list[dict[str, Any]], args: argparse.Namespace) -> None:

@@ -54,6 +54,8 @@ def _nodes_of(graph: ModelGraph, mask: Mask) -> Bool[torch.Tensor, " n_nodes"]:
     identity = graph.model.get("identity")
     if mask.model and identity and mask.model != identity:
         raise InputError("the mask belongs to another model than the graph")
+    if mask.weights:
+        raise InputError("the mask removes single weights: export the pruned checkpoint, whose graph has none of them")
     quotient = Quotient(graph.nodes, "unit")
     stays = torch.ones(quotient.nodes.n_nodes, dtype=torch.bool)
     for name, keep in mask.keep.items():

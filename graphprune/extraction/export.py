@@ -5,9 +5,11 @@
 3. `export` takes each part to the level asked for and keeps it in memory or writes it as a shard.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from graphprune.core.block import Block
 from graphprune.core.coarsen import Quotient, joined
 from graphprune.core.errors import InputError
 from graphprune.core.graph import LEVELS, MEASURED, WEIGHTS, Level, ModelGraph, Weight
@@ -44,6 +46,8 @@ def export(
         folder: where to write the graph; it is then loaded memory-mapped. In memory if not given.
         inputs: a hash under which the stored graph can be recognised.
 
+    A matrix of which at least half is zero, as pruning single weights leaves it, is stored without its zeros.
+
     Cost: one read of the weights and one write of the graph; memory for one decoder block when ``folder`` is given.
 
     Raises:
@@ -64,13 +68,15 @@ def export(
     kept: Weight = joined(weight) if coarse else weight
     facts = graph_facts(model, stats if weight in MEASURED else None)
     if folder is None:
-        blocks = tuple(block for part in source.parts() for block in (coarse.blocks(part) if coarse else part))
+        parts = map(_without_zeros, source.parts())
+        blocks = tuple(block for part in parts for block in (coarse.blocks(part) if coarse else part))
         return ModelGraph(nodes, blocks, level=level, weight=kept, model=facts)
     writer = GraphWriter(folder, nodes)
     n_edges = 0
     try:
         for part in progress(source.parts(), "exporting", total=model.architecture.n_layers, unit="block"):
-            written = coarse.blocks(part) if coarse else part
+            edges = _without_zeros(part)
+            written = coarse.blocks(edges) if coarse else edges
             n_edges += sum(block.n_edges for block in written)
             writer.add(written)
     except BaseException:
@@ -78,6 +84,19 @@ def export(
         raise
     writer.finish(level=level, weight=kept, model=facts, inputs=inputs, n_edges=n_edges)
     return load_graph(folder)
+
+
+def _without_zeros(blocks: Sequence[Block]) -> list[Block]:
+    """The same edges, those of weight zero left out of every matrix of which they are at least half.
+
+    So the graph of a model without many of its single weights has no edge for them, and is as much smaller.
+    """
+    return [_sparse(block) if block.is_full else block for block in blocks]
+
+
+def _sparse(block: Block) -> Block:
+    there = block.values != 0
+    return block.selected(there) if 0 < 2 * int(there.sum()) <= block.n_edges else block
 
 
 def graph_facts(model: Model, stats: CalibrationStats | None) -> dict[str, Any]:

@@ -6,8 +6,8 @@ Structured methods at equal shares of the decoder blocks' linear parameters (met
 of these); single weights at equal shares of the same. Nothing is chosen here: the calibration text calibrates, the
 evaluation text is only reported on. A method that needs no calibration cuts at once; the others go through the
 sequential engine. Statistics, gradients and credit of the dense model are measured once for all sparsities, so the
-median seconds are without them; `tests.benchmarks.engine` has them. Every run is a line of RESULTS, so that a run that was
-stopped goes on where it was.
+median seconds are without them; `tests.benchmarks.engine` has them. Every run is a line of RESULTS, so that a run that
+was stopped goes on where it was.
 """
 
 import argparse

@@ -240,7 +240,7 @@ class Recipe:
 
     def _check_joint(self) -> None:
         for what, layers in (("global layers", self.global_layers), ("blocks", self.blocks)):
-            if layers not in {ALL_LAYERS, FIRST_HALF} and re.fullmatch(r"[0-9]+-[0-9]+", layers) is None:
+            if layers not in {ALL_LAYERS, FIRST_HALF} and re.fullmatch(r"[0-9]{1,6}-[0-9]{1,6}", layers) is None:
                 raise InputError(f"{what} are {ALL_LAYERS}, {FIRST_HALF}, or a range like 0-14, not {layers!r}")
         if self.joint != JointOptions() and self.joint_method is None:
             raise InputError("rounds and penalties are of the compensations sparsellm and reconstruct")

@@ -15,6 +15,8 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 
+from graphprune.core.errors import InputError
+
 Activation = Callable[[torch.Tensor], torch.Tensor]
 Tokens = Float[torch.Tensor, "tokens width"]
 Weights = Float[torch.Tensor, "rows columns"]
@@ -44,15 +46,21 @@ def reading_gain(weights: Weights, tie: Scale) -> Weights:
     Args:
         weights: ``W``.
         tie: what moving away from what is read now costs, above 0.
+
+    Raises:
+        InputError: the tie is nothing beside the weights.
     """
     W = weights.double()
-    if len(W) <= W.shape[1]:
-        gram = W @ W.t()
-        gram.diagonal().add_(tie)
-        return torch.cholesky_solve(W, torch.linalg.cholesky(gram)).to(weights.dtype)
-    gram = W.t() @ W
+    wide = len(W) <= W.shape[1]
+    gram = W @ W.t() if wide else W.t() @ W
     gram.diagonal().add_(tie)
-    return torch.cholesky_solve(W.t().contiguous(), torch.linalg.cholesky(gram)).t().to(weights.dtype)
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if bool(failed):
+        raise InputError(
+            "gamma is nothing beside beta (or alpha beside gamma): choose penalties that are closer together"
+        )
+    gain = torch.cholesky_solve(W, factor) if wide else torch.cholesky_solve(W.t().contiguous(), factor).t()
+    return gain.to(weights.dtype)
 
 
 def factor_of(

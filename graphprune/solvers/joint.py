@@ -21,11 +21,11 @@ import torch
 from jaxtyping import Bool, Float
 
 from graphprune.core.errors import InputError
-from graphprune.solvers.hessian import Hessian
+from graphprune.solvers.hessian import Hessian, inverse
 from graphprune.solvers.network import Matrices, Network, Scales, linear, without
 from graphprune.solvers.refit import lack, refit
 
-Tokens = Float[torch.Tensor, "tokens _width"]
+Tokens = Float[torch.Tensor, "_tokens _width"]
 Weights = Float[torch.Tensor, "_rows _columns"]
 Keep = Bool[torch.Tensor, "_rows _columns"]
 Variant = Literal["exact", "published"]
@@ -129,6 +129,15 @@ class Moments:
         ridge = damping * float((self.hessian.squares / self.hessian.tokens).mean())
         return H.float(), self.cross / self.hessian.tokens + ridge * towards
 
+    def fitted(self, damping: float, towards: Weights) -> Weights:
+        """The ridge regression itself.
+
+        Raises:
+            InputError: the Hessian is not positive definite.
+        """
+        H, target = self.problem(damping, towards)
+        return (target.double() @ inverse(H.double())).float()
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -189,6 +198,8 @@ class JointProblem:
             options: how many rounds, penalties.
             least: the error of where to begin, if it isn't the last of ``start``.
         """
+        if options.iterations == 1:
+            return start
         best, errors, scales = start, [*start.errors], self._scales(options)
         least = errors[-1] if least is None else least
         for _ in range(options.iterations - 1):
@@ -219,14 +230,11 @@ class JointProblem:
                 moments = self._towards_dense(weights, layer)
             scale = _row_scale(credit[layer]) if self.by_row else 1.0
             stays, chosen = self.choose(layer, self.dense[layer] * scale, moments[layer].hessian)
-            H, target = moments[layer].problem(self.damping, self.dense[layer])
-            weights[layer] = refit(chosen / scale, stays, H, target, steps=REFIT_STEPS)
+            weights[layer] = self._fitted(layer, chosen / scale, stays, moments[layer], REFIT_STEPS)
             keep.append(stays)
         last = self.of_last(weights)
-        H, target = last.problem(self.damping, self.dense[-1])
-        fitted = torch.cholesky_solve(target.double().t(), torch.linalg.cholesky(H.double())).t().float()
-        stays, chosen = self.choose(len(keep), fitted.contiguous(), last.hessian)
-        weights[-1] = refit(chosen, stays, H, target, steps=REFIT_STEPS)
+        stays, chosen = self.choose(len(keep), last.fitted(self.damping, self.dense[-1]), last.hessian)
+        weights[-1] = self._fitted(-1, chosen, stays, last, REFIT_STEPS)
         return Solution(weights, [*keep, stays], (last.error(weights[-1]),), last)
 
     def _turned(self, now: Solution, scales: Scales) -> Solution:
@@ -234,13 +242,17 @@ class JointProblem:
         aims = self._aims(now.weights, scales)
         weights = [*now.weights]
         for layer, aim in enumerate(aims):
-            H, target = aim.problem(self.damping, self.dense[layer])
-            weights[layer] = refit(weights[layer], now.keep[layer], H, target, steps=TURN_STEPS)
+            weights[layer] = self._fitted(layer, weights[layer], now.keep[layer], aim, TURN_STEPS)
         weights = self._searched(now.weights, weights)
         moments = self.of_last(weights)
-        H, target = moments.problem(self.damping, self.dense[-1])
-        weights[-1] = refit(weights[-1], now.keep[-1], H, target, steps=TURN_STEPS)
+        weights[-1] = self._fitted(-1, weights[-1], now.keep[-1], moments, TURN_STEPS)
         return Solution(weights, now.keep, (moments.error(weights[-1]),), moments)
+
+    def _fitted(self, layer: int, start: Weights, keep: Keep, moments: Moments, steps: int) -> Weights:
+        """A layer's weights inside their mask; those of inputs that are never there stay as they are."""
+        H, target = moments.problem(self.damping, self.dense[layer])
+        silent = moments.hessian.squares == 0
+        return torch.where(silent, self.dense[layer] * keep, refit(start, keep, H, target, steps=steps))
 
     def _searched(self, old: Matrices, new: Matrices) -> list[Weights]:
         """The weights from the old ones along the new ones that err least on a sample of the text."""

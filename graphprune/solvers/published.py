@@ -61,8 +61,7 @@ def _pruned(problem: JointProblem, auxiliaries: list[_Auxiliary], before: tuple[
         aims[-1].add(auxiliary.read, Y)
     weights, keep = list[torch.Tensor](), list[torch.Tensor]()
     for layer, aim in enumerate(aims):
-        H, target = aim.problem(RIDGE, torch.zeros_like(problem.dense[layer]))
-        dense = torch.cholesky_solve(target.double().t(), torch.linalg.cholesky(H.double())).t().float().contiguous()
+        dense = aim.fitted(RIDGE, torch.zeros_like(problem.dense[layer]))
         stays, solved = problem.choose(layer, dense, aim.hessian)
         weights.append(solved)
         keep.append(stays)

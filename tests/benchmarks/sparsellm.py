@@ -27,7 +27,7 @@ from graphprune.pruning import Evidence, apply
 from graphprune.solvers.joint import JointOptions
 from graphprune.solvers.mlp import MLP_ERROR
 from graphprune.surgery.cut import zeroed
-from tests.benchmarks.engine import peak
+from tests.benchmarks.engine import watched
 from tests.benchmarks.results import Results
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -74,8 +74,9 @@ def measured(
     """Perplexity, the mean error of the MLPs, seconds and memory of one run."""
     pattern = amount if ":" in amount else "unstructured"
     recipe = Recipe.of(**{**choices, "pattern": pattern, "blocks": blocks})
-    before, start = peak(), time.perf_counter()
-    cutting = apply(recipe, recipe.sparsity(None if ":" in amount else float(amount)), evidence)
+    start = time.perf_counter()
+    with watched() as memory:
+        cutting = apply(recipe, recipe.sparsity(None if ":" in amount else float(amount)), evidence)
     seconds = time.perf_counter() - start
     if cutting.operated is None:
         raise AssertionError("the engine ran")
@@ -87,7 +88,7 @@ def measured(
         "mlp_error": sum(errors) / len(errors),
         "seconds": round(seconds, 1),
         "solver": round(cutting.operated.seconds["solver"], 1),
-        "mb_over_before": round(peak() - before),
+        "megabytes": round(memory[-1] - memory[0]),
     }
 
 

@@ -197,6 +197,7 @@ def _add_prune(commands: Any) -> None:
     ):
         joint.add_argument(f"--{penalty}", type=float, help=f"what missing {missed} costs (default 1; published 5)")
     joint.add_argument("--chunk", type=int, metavar="N", help="tokens looked at together (default 1024)")
+    joint.add_argument("--tolerance", type=float, help="a round that gains less than this share is the last (0.01)")
     joint.add_argument("--variant", choices=("exact", "published"), help="of sparsellm (default exact)")
     joint.add_argument("--global-layers", metavar="LAYERS", help="solved as a whole: all (default), first_half, 0-14")
     joint.add_argument("--blocks", metavar="LAYERS", help="that lose single weights: all (default), first_half, 0-14")
@@ -368,7 +369,9 @@ def _prune(args: argparse.Namespace) -> dict[str, Any]:
     )
     named = ("scorer", "compensation", "pattern", "statistics", "damping", "head_error", "group_start", "group_floor")
     given = {name: getattr(args, name) for name in (*named, "global_layers", "blocks")}
-    chosen = {name: getattr(args, name) for name in ("iterations", "alpha", "beta", "gamma", "chunk", "variant")}
+    chosen = {
+        name: getattr(args, name) for name in ("iterations", "alpha", "beta", "gamma", "chunk", "tolerance", "variant")
+    }
     given["joint"] = JointOptions(**{name: value for name, value in chosen.items() if value is not None})
     recipe = Recipe.of(args.method, options=_options(args.option), cut=choice, **given)
     sparsity = recipe.sparsity(args.sparsity)

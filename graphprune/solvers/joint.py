@@ -47,6 +47,7 @@ class JointOptions:
         beta: likewise the network's output.
         gamma: likewise an activation.
         chunk: tokens whose auxiliary variables are in memory at a time.
+        tolerance: a round that lowers the error by less than this share of it is the last.
         variant: `exact`, or the paper's own alternation, see `published`.
     """
 
@@ -55,6 +56,7 @@ class JointOptions:
     beta: float | None = None
     gamma: float | None = None
     chunk: int = 1024
+    tolerance: float = 0.01
     variant: Variant = "exact"
 
     def __post_init__(self) -> None:
@@ -63,6 +65,8 @@ class JointOptions:
         for name in ("alpha", "beta", "gamma"):
             if (value := getattr(self, name)) is not None and not 0 < value < float("inf"):
                 raise InputError(f"{name} is a penalty above 0, not {value:g}")
+        if not 0 <= self.tolerance < 1:
+            raise InputError(f"the tolerance is a share from 0 to below 1, not {self.tolerance:g}")
         if self.chunk < 1:
             raise InputError(f"a chunk has at least 1 token, not {self.chunk}")
         if self.variant not in get_args(Variant):
@@ -111,6 +115,14 @@ class Moments:
         self.known = read is not None
         self.cross = torch.zeros_like(weights)
         self.squares = 0.0
+
+    @classmethod
+    def of_outputs(cls, weights: Weights, read: Hessian) -> "Moments":
+        """Towards what a layer itself gives."""
+        result, H = cls(weights, read), read.total
+        result.cross = weights @ H
+        result.squares = float((result.cross.double() * weights.double()).sum())
+        return result
 
     def add(self, read: Tokens, given: Tokens) -> None:
         if not self.known:
@@ -206,8 +218,10 @@ class JointProblem:
             turned = self._turned(best, scales)
             if turned.errors[-1] >= least:
                 break
-            best, least = turned, turned.errors[-1]
+            gain, best, least = least - turned.errors[-1], turned, turned.errors[-1]
             errors.append(least)
+            if gain < options.tolerance * least:
+                break
         return replace(best, errors=(*errors[: len(start.errors)], *(errors[len(start.errors) :] or [least])))
 
     def local(self) -> Solution:
@@ -293,7 +307,9 @@ class JointProblem:
     def _towards_dense(self, weights: Matrices, first: int) -> dict[int, Moments]:
         """Of all hidden layers that read what one of them reads, towards what they give in the dense network."""
         layers = [layer for layer, source in enumerate(self.network.sources) if source == first]
-        result = {layer: Moments(self.dense[layer], None if first else self.read) for layer in layers}
+        if not first:  # what they read is what they read in the dense network
+            return {layer: Moments.of_outputs(self.dense[layer], self.read) for layer in layers}
+        result = {layer: Moments(self.dense[layer]) for layer in layers}
         for X in self.text.inputs:
             given, read = self.network.hidden(self.dense, X), self.network.reads(weights, X)
             for layer, moments in result.items():

@@ -16,7 +16,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "magnitude": {"by": "magnitude", "pattern": "unstructured"},
     "sparsegpt: every layer on its own": {"by": "sparsegpt"},
     "sparsellm: one chain, 4 rounds": {"by": "sparsellm"},
-    "sparsellm: one chain, 12 rounds": {"by": "sparsellm", "joint": JointOptions(iterations=12)},
+    "sparsellm: one chain, 12 rounds": {"by": "sparsellm", "joint": JointOptions(iterations=12, tolerance=0.0)},
     "sparsellm as published, 4 rounds": {"by": "sparsellm", "joint": JointOptions(variant="published")},
     "reconstruct: 20 passes": {"by": "sparsegpt", "compensation": "reconstruct", "joint": JointOptions(iterations=20)},
 }

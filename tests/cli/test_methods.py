@@ -71,7 +71,8 @@ COMBINATIONS = [
     ("wanda", "uniform", "obs"), ("mlprank", "log", "obs"), ("llmrank", "graph", "obs"),
     ("graphrank", "linear", "none"), ("taylor", "uniform", "obs"), ("flap", "log", "none"),
     ("credit", "global", "obs"), ("obs", "uniform", "none"), ("obs", "graph", "obs"),
-    ("obs", "global", "obs"), ("wanda", "curves", "none"),
+    ("obs", "global", "obs"), ("wanda", "curves", "none"), ("sparsellm", "uniform", "sparsellm"),
+    ("activation", "log", "reconstruct"),
 ]  # fmt: skip
 
 

@@ -11,7 +11,6 @@ from graphprune.core.io import write_json
 from tests.cli.runner import CALIBRATION, EVALUATION, Cli
 from tests.families import perceptron
 
-
 TEXT = ("--calibration", str(CALIBRATION), "--n-samples", "16", "--seq-len", "128")
 PRUNE = ("prune", "tiny", "--sparsity", "0.7", *TEXT)
 

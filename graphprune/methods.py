@@ -45,7 +45,7 @@ PRESETS: dict[str, Preset] = {
     **{name: Preset(name) for name in SCORERS},
     "flap": Preset("flap", "global", "bias", normalise="standard"),
     "slimgpt": Preset(OBS, "log", "obs", head_mode="balanced", damping=0.001),
-    "graphslim": Preset(OBS, BY_CURVES, "obs", head_mode="balanced", head_error="exact", damping=0.001),
+    "graphslim": Preset(OBS, BY_CURVES, "reconstruct", head_mode="balanced", head_error="exact", damping=0.001),
     "sparsegpt": Preset(OBS, "uniform", "obs", UNSTRUCTURED),
     "sparsellm": Preset(OBS, "uniform", "sparsellm", UNSTRUCTURED),
 }

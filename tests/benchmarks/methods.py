@@ -34,6 +34,7 @@ from tests.benchmarks.results import Results
 NEURONS = Cut(units="neuron")
 STRUCTURED: list[tuple[str, str, dict[str, Any]]] = [
     ("graphslim", "graphslim", {}),
+    ("graphslim, repaired by least squares", "graphslim", {"compensation": "obs"}),
     ("slimgpt", "slimgpt", {}),
     ("wanda", "wanda", {}),
     ("activation", "activation", {}),
@@ -46,6 +47,7 @@ STRUCTURED: list[tuple[str, str, dict[str, Any]]] = [
     ("llmrank (neurons)", "llmrank", {}),
     ("mlprank (neurons)", "mlprank", {}),
     ("slimgpt, neurons alone", "slimgpt", {"cut": NEURONS}),
+    ("slimgpt, neurons alone, reconstruct", "slimgpt", {"cut": NEURONS, "compensation": "reconstruct"}),
 ]
 SINGLE = ("magnitude", "wanda", "sparsegpt")
 PATTERNS = ("2:4", "4:8", "1:4")  # N of every M weights of a row stay

@@ -37,6 +37,16 @@ def test_mlps_pruned_as_a_whole_predict_better_than_layer_by_layer(cli: Cli, run
     assert "found" in cli(*PRUNE, "--method", "sparsellm", "-o", run, "--json").json
 
 
+def test_allocation_by_what_the_prediction_feels_beats_a_schedule_by_depth(cli: Cli, run: Path) -> None:
+    found = {}
+    for method in ("slimgpt", "graphslim"):
+        made = cli("prune", "tiny", "--sparsity", "0.4", *TEXT, "--method", method, "-o", run, "--json").json
+        assert made["prunable_params_removed"] == pytest.approx(0.4, abs=1e-3)
+        assert made["rung"] == "padded"
+        found[method] = perplexity(cli, made)
+    assert found["graphslim"] < 0.95 * found["slimgpt"]
+
+
 def test_the_pruned_graph_can_be_ranked_again(cli: Cli, run: Path) -> None:
     made = cli(*PRUNE, "--method", "sparsellm", "--iterations", "2", "-o", run, "--json").json
     dense = cli("export", "tiny", "-o", run, "--json").json

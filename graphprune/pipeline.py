@@ -33,6 +33,7 @@ from graphprune.models.model import DTYPES, Model
 from graphprune.pruning import Evidence, apply
 from graphprune.scorers import scorer_options
 from graphprune.scorers.inputs import Scorer
+from graphprune.solvers.mlp import MLP_ERROR
 from graphprune.solvers.scores import SolvedScorer
 from graphprune.solvers.sequential import Journal, Operated
 from graphprune.surgery.checkpoint import save_pruned
@@ -387,7 +388,7 @@ def prune_step(
         record.outputs += [run.mask_path(label), saved.folder]
         record.result.update(
             method=method, scorer=recipe.scorer if given is None else given.method, allocation=recipe.cut.allocation,
-            compensation=recipe.compensation, pattern=recipe.pattern,
+            compensation=recipe.compensation, pattern=recipe.pattern, **_which_layers(recipe),
         )  # fmt: skip
         record.result.update(removed(model, cutting.mask, cutting.kinds))
         record.result.update(
@@ -409,12 +410,28 @@ def _read_scores(path: Path, model: Model) -> Scores:
     return given
 
 
+def _which_layers(recipe: Recipe) -> dict[str, Any]:
+    """Which blocks lose single weights, and whose MLPs were solved as a whole, where that is a choice."""
+    facts = {"blocks": recipe.blocks} if recipe.of_weights else {}
+    if recipe.of_weights and recipe.joint_method:
+        facts |= {"global_layers": recipe.global_layers, "variant": recipe.joint.variant}
+    return facts
+
+
 def _report(operated: Operated) -> dict[str, Any]:
-    """What the engine says: tokens, where the time went, the relative squared error of every layer it changed."""
+    """What the engine says: tokens, where the time went, the relative squared error of every layer it changed.
+
+    ``mlp_error`` is the mean of that of the MLPs that were solved as a whole, ``mlp_error_local`` before that.
+    """
     seconds = {name: round(value, 3) for name, value in operated.seconds.items()}
     errors = {site: float(f"{error:.6g}") for site, error in operated.errors.items()}
     mean = sum(errors.values()) / max(len(errors), 1)
-    return {"calibrated": operated.tokens, "engine_seconds": seconds, "output_error": mean, "output_errors": errors}
+    facts = {"calibrated": operated.tokens, "engine_seconds": seconds, "output_error": mean, "output_errors": errors}
+    solved = [note for name, note in operated.notes.items() if name.startswith(f"{MLP_ERROR}.")]
+    if solved:
+        for name, which in (("mlp_error", -1), ("mlp_error_local", 0)):
+            facts[name] = float(f"{sum(float(note[which]) for note in solved) / len(solved):.6g}")
+    return facts
 
 
 def evaluate_step(

@@ -32,7 +32,10 @@ def test_mlps_pruned_as_a_whole_predict_better_than_layer_by_layer(cli: Cli, run
         assert made["sparsity"] == pytest.approx(0.7, abs=1e-5)
         assert made["rung"] == "masked"
         assert made["max_difference"] < 1e-3
+        assert made["blocks"] == "all"
         found[method] = perplexity(cli, made)
+    assert made["mlp_error"] < 0.8 * made["mlp_error_local"]
+    assert (made["variant"], made["global_layers"]) == ("exact", "all")
     assert found["sparsellm"] < 0.95 * found["sparsegpt"]
     assert "found" in cli(*PRUNE, "--method", "sparsellm", "-o", run, "--json").json
 
@@ -59,6 +62,7 @@ def test_the_options_are_part_of_the_run(cli: Cli, run: Path) -> None:
     options = ("--method", "sparsellm", "--iterations", "2", "--blocks", "first_half", "--global-layers", "0-0")
     made = cli(*PRUNE, *options, "-o", run, "--json").json
     assert 0.3 < made["sparsity"] < 0.4  # half of the blocks were pruned
+    assert (made["blocks"], made["global_layers"]) == ("first_half", "0-0")
     assert "found" in cli(*PRUNE, *options, "-o", run, "--json").json
     assert "found" not in cli(*PRUNE, *options, "--gamma", "2", "-o", run, "--json").json
 

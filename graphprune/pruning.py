@@ -282,6 +282,10 @@ def apply(
     if OBS in {recipe.scorer, recipe.compensation} or recipe.joint_method:
         _warn_of_few_tokens(evidence, recipe.damping)
     method = recipe.joint_method
+    if method and model.is_perceptron:
+        raise InputError(
+            f"{method} makes up for single weights of a perceptron, not for its units; use --compensation obs"
+        )
     units = UnitSurgeon(operand, chooser, "obs" if method else recipe.compensation, recipe.damping)
     surgeon = units if method is None else JointUnitSurgeon(units, recipe.joint, method)
     operated, changed = _through_the_blocks(operand, surgeon, evidence, journal)

@@ -147,6 +147,12 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path, method: str
         assert torch.equal(again.model.parameters[name], whole.model.parameters[name])
 
 
+@pytest.mark.parametrize("compensation", ["sparsellm", "reconstruct"])
+def test_units_of_a_perceptron_are_not_solved_as_a_whole(compensation: Any) -> None:
+    with pytest.raises(InputError, match="not for its units"):
+        prune(perceptron(), "slimgpt", 0.3, units="neuron", calibration=inputs(), compensation=compensation)
+
+
 def test_inputs_of_another_width_are_refused() -> None:
     with pytest.raises(InputError, match="takes"):
         apply(Recipe.of("sparsegpt"), 0.3, evidence(perceptron(), torch.randn(10, 5)))

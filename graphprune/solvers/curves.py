@@ -43,14 +43,9 @@ class CurveSurgeon:
 
     def __call__(self, seen: Seen) -> Change:
         group = self.chooser.model.units[f"{KIND_AT[seen.site]}.{seen.layer}"]
-        (reader,) = group.outgoing
-        W = seen.weights[reader.parameter].float().masked_fill(seen.hessian.squares == 0, 0.0)
-        if self.credit is not None:
-            W = W * self.credit[group.name].to(W.device).sqrt()[:, None]
-        steps = self._steps(group)
+        W, steps = weighed(group, seen, self.credit), self._steps(group)
         _, errors = self.chooser.greedy(group, W, seen.hessian.damped(self.damping)).remove(steps)
-        sizes = torch.tensor(steps, dtype=torch.int64)
-        shared = (errors.cpu()[sizes.cumsum(dim=0) - 1] / sizes).repeat_interleave(sizes)
+        shared = shared_out(errors, steps)
         if self.chooser.is_balanced(group):  # a piece is one head of every key/value group
             shared = shared.view(-1, self.chooser.groups(group)).sum(dim=1)
         return Change({}, {}, 0.0, {group.name: shared / 2})
@@ -62,6 +57,21 @@ class CurveSurgeon:
         per_group = group.size // self.chooser.groups(group)
         pieces = per_group if self.chooser.is_balanced(group) else self.chooser.groups(group)
         return self.chooser.steps(group, pieces - 1)
+
+
+def weighed(
+    group: UnitGroup, seen: Seen, credit: Mapping[str, Float[torch.Tensor, " rows"]] | None
+) -> Float[torch.Tensor, "rows columns"]:
+    """The weights that read a group, zero where nothing is ever read, rows by the root of their credit if given."""
+    (reader,) = group.outgoing
+    W = seen.weights[reader.parameter].float().masked_fill(seen.hessian.squares == 0, 0.0)
+    return W if credit is None else W * credit[group.name].to(W.device).sqrt()[:, None]
+
+
+def shared_out(errors: Float[torch.Tensor, " removed"], steps: list[int]) -> Float[torch.Tensor, " removed"]:
+    """What each unit of an elimination cost: its share of the error of its step, which stands on the last of it."""
+    sizes = torch.tensor(steps, dtype=torch.int64)
+    return (errors.cpu()[sizes.cumsum(dim=0) - 1] / sizes).repeat_interleave(sizes)
 
 
 def error_curves(

@@ -156,6 +156,8 @@ def mlp_problem(model: Model, seen: Seen, choose: Choose, damping: float, option
     network = mlp_network(model, seen.layer, device)
     inputs = [batch.reshape(-1, batch.shape[-1]) for batch in seen.inputs(MLP_INPUT)]
     text = Text.of(network, dense, inputs, options.chunk)
+    if seen.site == MLP_INPUT:
+        return JointProblem(network, dense, text, choose, damping, seen.hessian)
     read = Hessian.empty(dense[0].shape[1], device=device)
     for X in inputs:
         read.add(X)

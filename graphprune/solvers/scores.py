@@ -14,9 +14,10 @@ from graphprune.core.errors import InputError
 from graphprune.core.units import HEAD, NEURON
 from graphprune.models.model import Model
 from graphprune.solvers.blocks import Site
-from graphprune.solvers.obs import Greedy, group_sizes
+from graphprune.solvers.curves import shared_out, weighed
+from graphprune.solvers.obs import Greedy
 from graphprune.solvers.sequential import Change, Seen
-from graphprune.solvers.units import KIND_AT, columns_of
+from graphprune.solvers.units import KIND_AT, ByElimination, columns_of
 
 
 @dataclass(frozen=True)
@@ -74,20 +75,13 @@ class EliminationSurgeon:
 
     def __call__(self, seen: Seen) -> Change:
         group = self.model.units[f"{KIND_AT[seen.site]}.{seen.layer}"]
-        (reader,) = group.outgoing
-        W = seen.weights[reader.parameter].float().masked_fill(seen.hessian.squares == 0, 0.0)
-        if self.credit is not None:
-            W = W * self.credit[group.name].to(W.device).sqrt()[:, None]
+        W = weighed(group, seen, self.credit)
         columns = columns_of(group, torch.arange(group.size)[:, None]).to(W.device)
         greedy = Greedy(W, seen.hessian.damped(self.damping), columns, error="exact")
-        steps = [1] * group.size
-        if group.kind == NEURON:
-            steps = group_sizes(group.size, max(-(-group.size // 10), 1), max(1, group.size // 192))
+        steps = ByElimination(self.model, {}).steps(group, group.size)
         order, errors = greedy.remove(steps)
-        sizes = torch.tensor(steps)
-        shared = (errors.cpu()[sizes.cumsum(dim=0) - 1].clamp_min(0) / sizes).repeat_interleave(sizes)
         scores = torch.empty(group.size, dtype=torch.float64)
-        scores[order.cpu()] = shared.cumsum(dim=0)
+        scores[order.cpu()] = shared_out(errors, steps).cumsum(dim=0)
         return Change({}, {}, 0.0, {group.name: scores})
 
 

@@ -320,21 +320,22 @@ def _score(
     settings = asdict(scorer) if isinstance(scorer, SolvedScorer) else scorer_options(scorer)
     inputs = digest([model.identity, scorer.name, settings, needs])
     path = run.scores_path(label)
+    journal = run.journal_folder(inputs)
     if (found := run.finished(f"score {label}", inputs)) is not None:
+        shutil.rmtree(journal, ignore_errors=True)  # a kill may have come between the result and this
         return Scores.load(path, model.units, model.identity), found | {"found": True}
     evidence = calibration.evidence(model, run)
     if not isinstance(scorer, SolvedScorer) and scorer.needs_stats:
         evidence.stats  # noqa: B018 - an artefact of its own, kept although scoring may fail
     with run.recording(f"score {label}", inputs, settings) as record:
         if isinstance(scorer, SolvedScorer):
-            journal = run.journal_folder(inputs)
             scores = evidence.solved_scores(scorer, journal=Journal(journal))
-            shutil.rmtree(journal, ignore_errors=True)
         else:
             scores = evidence.scores(scorer)
         scores.save(path)
         record.outputs.append(path)
         record.result.update(scorer=scorer.name, options=settings, scores=str(path), units=list(scores.kinds))
+    shutil.rmtree(journal, ignore_errors=True)
     return scores, record.result
 
 
@@ -375,9 +376,10 @@ def prune_step(
     label = name or f"{method if scores is None else scores.stem}-{sparsity:g}"
     key = [model.identity, asdict(recipe), sparsity, calibration.key(), None if scores is None else file_digest(scores)]
     inputs = digest([*key, rung])
-    if (found := run.finished(f"prune {label}", inputs)) is not None:
-        return found | {"found": True}
     journal = run.journal_folder(digest(key))
+    if (found := run.finished(f"prune {label}", inputs)) is not None:
+        shutil.rmtree(journal, ignore_errors=True)  # a kill may have come between the result and this
+        return found | {"found": True}
     with run.recording(f"prune {label}", inputs, {"sparsity": sparsity, **asdict(recipe), "rung": rung}) as record:
         evidence = replace(
             calibration.evidence(model, run), scored=lambda scorer: _score(model, run, scorer, calibration)[0]

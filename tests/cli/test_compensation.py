@@ -1,5 +1,6 @@
 """`graphprune prune --compensation obs`."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,25 @@ def test_repair_is_part_of_the_checkpoint_and_pays(cli: Cli, tmp_path: Path) -> 
     assert again["found"]
     changed = ("--compensation", "obs", "--damping", "0.1", "--name", "obs")
     assert "found" not in cli(*PRUNE, *ENOUGH, *changed, "-o", run, "--json").json
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (*PRUNE, *CALIBRATED, "--compensation", "obs"),
+        ("score", "tiny", "--scorer", "obs", *CALIBRATED),
+    ],
+    ids=["prune", "score"],
+)
+def test_finished_blocks_that_a_kill_left_behind_a_result_go_when_it_is_found_again(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    with monkeypatch.context() as killed:
+        killed.setattr(shutil, "rmtree", lambda *_, **__: None)
+        assert cli(*command, "-o", tmp_path, "--json").code == 0
+    assert list(tmp_path.glob("blocks/*/**/block-*.safetensors"))
+    assert cli(*command, "-o", tmp_path, "--json").json["found"]
+    assert not list(tmp_path.glob("blocks/*"))
 
 
 def test_too_little_calibration_is_said(cli: Cli, tmp_path: Path) -> None:

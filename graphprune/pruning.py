@@ -253,7 +253,13 @@ def counts(
 
 
 def apply(
-    recipe: Recipe, sparsity: float, evidence: Evidence, *, given: Scores | None = None, journal: Journal | None = None
+    recipe: Recipe,
+    sparsity: float,
+    evidence: Evidence,
+    *,
+    given: Scores | None = None,
+    journal: Journal | None = None,
+    remove: Mapping[str, int] | None = None,
 ) -> Cutting:
     """Prunes by a recipe.
 
@@ -266,6 +272,7 @@ def apply(
         evidence: the model and what is known of it.
         given: scores to go by, instead of the recipe's scorer.
         journal: where finished blocks are noted, and found again.
+        remove: how many pieces of every group go, instead of the recipe's allocation.
 
     Raises:
         InputError: an option is unknown, or something that is needed is missing.
@@ -273,14 +280,16 @@ def apply(
     """
     recipe.check(sparsity)
     if recipe.of_weights:
+        if remove is not None:
+            raise InputError("single weights are allocated by their schedule, not by counts of units")
         return _apply_to_weights(recipe, sparsity, evidence, journal)
     model = evidence.model
     operand = biased(model) if recipe.compensation == "bias" else model
-    chooser, kinds = _chooser(recipe, sparsity, evidence, given, journal)
+    chooser, kinds = _chooser(recipe, sparsity, evidence, given, journal, remove)
     if isinstance(chooser, Decided) and recipe.compensation == "none" and evidence.windows is None:
         return Cutting(_mask(recipe, sparsity, model, chooser.keep, given), model, kinds)
     if OBS in {recipe.scorer, recipe.compensation} or recipe.joint_method:
-        _warn_of_few_tokens(evidence, recipe.damping)
+        warn_of_few_tokens(evidence, recipe.damping)
     method = recipe.joint_method
     if method and model.is_perceptron:
         raise InputError(
@@ -293,7 +302,12 @@ def apply(
 
 
 def _chooser(
-    recipe: Recipe, sparsity: float, evidence: Evidence, given: Scores | None, journal: Journal | None
+    recipe: Recipe,
+    sparsity: float,
+    evidence: Evidence,
+    given: Scores | None,
+    journal: Journal | None,
+    remove: Mapping[str, int] | None,
 ) -> tuple[Chooser, tuple[str, ...]]:
     """Who decides which units of which kinds go: scores, scores to be made on the way, or the elimination itself."""
     model, choice = evidence.model, recipe.cut
@@ -306,7 +320,8 @@ def _chooser(
     if scorer is not None and not (scorer.is_local and on_the_way):
         given = evidence.scores(scorer)
     kinds = kinds_of(choice, model.units.kinds if given is None else given.kinds)
-    remove = _counts(recipe, sparsity, evidence, kinds, given, journal)
+    if remove is None:
+        remove = _counts(recipe, sparsity, evidence, kinds, given, journal)
     if given is not None:
         return Decided(_selected(model, given, remove, choice, kinds).keep), kinds
     if scorer is not None:
@@ -361,7 +376,7 @@ def _apply_to_weights(recipe: Recipe, sparsity: float, evidence: Evidence, journ
             raise InputError(f"the scorer {recipe.scorer} scores units, not single weights")
         scorer, found = made, evidence.gradients if made.needs_gradients else None
     if OBS in {recipe.scorer, recipe.compensation} or recipe.joint_method:
-        _warn_of_few_tokens(evidence, recipe.damping)
+        warn_of_few_tokens(evidence, recipe.damping)
     remove = pattern or counts_of_weights(
         recipe.cut.allocation or "uniform", {name: model.shapes[name] for name in names}, recipe.cut.target(sparsity, 1)
     )
@@ -405,7 +420,8 @@ def _mask(
     return mask
 
 
-def _warn_of_few_tokens(evidence: Evidence, damping: float) -> None:
+def warn_of_few_tokens(evidence: Evidence, damping: float) -> None:
+    """Says so if there are fewer calibration tokens than a layer that is repaired has columns."""
     units = evidence.model.units
     n_tokens = len(evidence.rows) if evidence.model.is_perceptron else evidence.rows.numel()
     widest = max((group.size * group.width for group in units.of_kind(HEAD, NEURON)), default=0)

@@ -1,0 +1,195 @@
+"""Candidates on several cores or machines: processes of this machine, or a Ray cluster.
+
+Ray schedules, retries what a lost worker was at, and limits memory; processes are the standard library's. Whatever
+comes back is stored at once by the one process that asked, so a worker that dies takes no finished pair with it.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from graphprune.core.errors import GraphpruneError, InputError
+from graphprune.core.progress import progress
+from graphprune.models.model import Model
+from graphprune.prediction.architecture import Architecture
+from graphprune.prediction.measure import Bench, Job
+from graphprune.prediction.pairs import Pair, PairStore
+
+Kind = Literal["local", "ray"]
+RETRIES = 3
+_benches: dict[str, Bench] = {}  # of this worker process
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Where candidates are measured.
+
+    Attributes:
+        kind: `local` or `ray`.
+        workers: processes; one measures in this process (under `ray` each worker takes one core of the cluster).
+        address: of a Ray cluster; None starts one on this machine.
+        memory: bytes that Ray reserves for a candidate, so that it doesn't start more than fit.
+    """
+
+    kind: Kind = "local"
+    workers: int = 1
+    address: str | None = None
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in {"local", "ray"}:
+            raise InputError(f"candidates are measured local or by ray, not {self.kind!r}")
+        if self.workers < 1:
+            raise InputError(f"at least 1 worker is needed, not {self.workers}")
+        if self.kind == "local" and (self.address is not None or self.memory is not None):
+            raise InputError("an address and a memory limit are Ray's; add --executor ray")
+        if self.kind == "ray":
+            _ray()
+
+    def pairs(self, job: Job, model: Model, architectures: Sequence[Architecture]) -> Iterator[Pair]:
+        """Measures architectures; each pair comes as soon as it is there, in any order.
+
+        Raises:
+            GraphpruneError: a worker was lost for good.
+        """
+        if self.kind == "ray":
+            return _by_ray(self, job, architectures)
+        if self.workers == 1 or len(architectures) < 2:
+            bench = Bench(job, model)
+            return (bench.measure(architecture) for architecture in architectures)
+        if job.folder is None:
+            raise InputError(f"{model.name} is in memory: other processes can't load it; use 1 worker")
+        return _by_processes(self.workers, job, architectures)
+
+
+def measured(
+    executor: Executor, job: Job, model: Model, architectures: Sequence[Architecture], store: PairStore
+) -> list[Pair]:
+    """The pairs of some architectures, in order; those that the store has are not measured again.
+
+    Raises:
+        FormatError: the store holds pairs of something else.
+        GraphpruneError: a worker was lost for good; what was measured before is in the store.
+    """
+    known = store.pairs()
+    missing = {made.key: made for made in architectures if made.key not in known}
+    if missing:
+        found = executor.pairs(job, model, tuple(missing.values()))
+        for pair in progress(found, "measuring", total=len(missing), unit="candidate"):
+            store.append(pair)
+            known[pair.architecture.key] = pair
+    return [known[made.key] for made in architectures]
+
+
+def _by_processes(workers: int, job: Job, architectures: Sequence[Architecture]) -> Iterator[Pair]:
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    context = multiprocessing.get_context("spawn")  # a fork copies locks that torch's threads hold
+    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(job, threads)) as pool:
+        try:
+            for future in as_completed(
+                [pool.submit(_measure, job.key, architecture) for architecture in architectures]
+            ):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise GraphpruneError(
+                "a worker process was killed, perhaps for memory; what was measured is kept: run the same again, "
+                "with fewer workers"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start(job: Job, threads: int) -> None:
+    torch.set_num_threads(threads)
+    _benches[job.key] = Bench(job)
+
+
+def _measure(key: str, architecture: Architecture) -> Pair:
+    return _benches[key].measure(architecture)
+
+
+def _ray() -> Any:
+    """The `ray` module.
+
+    Raises:
+        InputError: it isn't installed.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise InputError("Ray is not installed; `pip install graphprune[ray]` installs it") from None
+    return ray
+
+
+def _by_ray(executor: Executor, job: Job, architectures: Sequence[Architecture]) -> Iterator[Pair]:
+    ray = _ray()
+    if job.folder is None:
+        raise InputError("the model is in memory: Ray's workers can't load it; save it as a checkpoint first")
+    started = not ray.is_initialized()
+    if started:
+        _connect(ray, executor)
+    try:
+        shared = ray.put(job)
+        limits = {} if executor.memory is None else {"memory": executor.memory}
+        remote = ray.remote(_measure_by_ray).options(num_cpus=1, max_retries=RETRIES, **limits)
+        waiting = [remote.remote(shared, architecture) for architecture in architectures]
+        while waiting:
+            (ready,), waiting = ray.wait(waiting, num_returns=1)
+            yield _result(ray, ready)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _connect(ray: Any, executor: Executor) -> None:
+    """Joins a cluster, or starts one on this machine.
+
+    Raises:
+        InputError: there is none at the address.
+    """
+    where = (
+        {"address": "local", "num_cpus": executor.workers}
+        if executor.address is None
+        else {"address": executor.address}
+    )
+    try:
+        ray.init(**where, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        place = "on this machine" if executor.address is None else f"at {executor.address}"
+        raise InputError(f"no Ray cluster can be reached {place}: {reason}") from error
+
+
+def _measure_by_ray(job: Job, architecture: Architecture) -> Pair:
+    if job.key not in _benches:
+        _benches.clear()  # a worker is used again for other jobs, whose models it needn't keep
+        torch.set_num_threads(1)
+        _benches[job.key] = Bench(job)
+    return _measure(job.key, architecture)
+
+
+def _result(ray: Any, reference: Any) -> Pair:
+    """A pair that has come.
+
+    Raises:
+        GraphpruneError: its worker was lost more often than Ray retries, or it failed.
+    """
+    try:
+        pair: Pair = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise (
+            cause if isinstance(cause, GraphpruneError) else GraphpruneError(f"a candidate failed: {cause}")
+        ) from error
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise GraphpruneError(
+            f"a worker was lost {RETRIES + 1} times ({reason}); what was measured is kept: run the same again"
+        ) from error
+    return pair

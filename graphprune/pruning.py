@@ -321,7 +321,7 @@ def _chooser(
         given = evidence.scores(scorer)
     kinds = kinds_of(choice, model.units.kinds if given is None else given.kinds)
     if remove is None:
-        remove = _counts(recipe, sparsity, evidence, kinds, given, journal)
+        remove = allocated(recipe, sparsity, evidence, kinds, given, journal)
     if given is not None:
         return Decided(_selected(model, given, remove, choice, kinds).keep), kinds
     if scorer is not None:
@@ -335,13 +335,13 @@ def _elimination(recipe: Recipe, model: Model, remove: Mapping[str, int]) -> ByE
     )  # fmt: skip
 
 
-def _counts(
+def allocated(
     recipe: Recipe,
     sparsity: float,
     evidence: Evidence,
     kinds: tuple[str, ...],
-    scores: Scores | None,
-    journal: Journal | None,
+    scores: Scores | None = None,
+    journal: Journal | None = None,
 ) -> Mapping[str, int]:
     """How many pieces of every group go, by scores, by credit on the graph, or by error curves."""
     model, choice = evidence.model, recipe.cut

@@ -46,7 +46,7 @@ from graphprune.surgery.cut import Plan
 
 Rows = Int[torch.Tensor, "_windows _seq_len"]
 Judge = Callable[[Any], float]
-PERPLEXITY = "perplexity."
+PERPLEXITY, ACCURACY = "perplexity.", "accuracy."
 PROBE = 0.25
 LARGEST = 700.0  # the exponential of a larger loss is no float
 
@@ -98,7 +98,8 @@ class Job:
         scores: of the dense model, for candidates that need no pass; None to go through the blocks each time.
         hessians: a file of what the dense model's layers read, if there is repair and no pass.
         folder: the dense model, for other processes.
-        judges: what else is measured of a pruned network, by name; functions that other processes can import.
+        judges: what else is measured of a pruned network, by name (`accuracy.NAME`: higher = better, else lower);
+            functions that other processes can import.
         stop: when a candidate is hopeless; None reads all windows of all of them.
         dtype, device: of the forward passes.
     """

@@ -87,5 +87,5 @@ def _boosting() -> Any:
     return HistGradientBoostingRegressor
 
 
-def _with_squares(X: Features) -> Features:
+def _with_squares(X: Features) -> Float[np.ndarray, "candidates doubled"]:
     return np.column_stack([X, np.square(X)])

@@ -31,7 +31,7 @@ SAMPLERS = {
     "cmaes": 1000,
     "tpe": 150,
 }  # and how many trials a look takes by default: TPE's cost a hundred times as much
-BATCH, SIGMA, REACH = 25, 0.1, 0.1
+BATCH, AROUND, REACH = 25, 0.3, 0.1
 IMPORTANT, UNIMPORTANT = 1 / 3, 1 / 3
 
 
@@ -307,14 +307,11 @@ def _looked_for(task: Task, data: Data, law: Regressor, start: Vector, seed: int
     seen = np.minimum(data.vectors.max(axis=0) + REACH, space.highs / space.sizes)
     bounds = space.narrowed(space.lows / space.sizes, seen)
     bounds = bounds if _reaches(bounds, task.sparsity) else space
-    low, high = bounds.lows / bounds.sizes, bounds.highs / bounds.sizes
-    axes = {
-        group: optuna.distributions.FloatDistribution(float(least), float(most))
-        for group, least, most in zip(space.groups, low, high, strict=True)
-        if most > least
+    first = dict(zip(space.groups, start.tolist(), strict=True))
+    axes = {  # around the start, since CMA-ES begins in the middle of its axes, with a deviation of a sixth of them
+        group: optuna.distributions.FloatDistribution(at - AROUND, at + AROUND) for group, at in first.items()
     }
-    first = dict(zip(space.groups, np.clip(start, low, high).tolist(), strict=True))
-    sampler = _sampler(optuna, options.sampler, {group: first[group] for group in axes}, seed)
+    sampler = _sampler(optuna, options.sampler, seed)
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -336,10 +333,10 @@ def _looked_for(task: Task, data: Data, law: Regressor, start: Vector, seed: int
     return [architecture for _, architecture in sorted(tried, key=lambda each: each[0])]
 
 
-def _sampler(optuna: Any, name: str, start: dict[str, float], seed: int) -> Any:
+def _sampler(optuna: Any, name: str, seed: int) -> Any:
     if name == "tpe":
         return optuna.samplers.TPESampler(seed=seed)
-    return optuna.samplers.CmaEsSampler(x0=start, sigma0=SIGMA, seed=seed, popsize=BATCH, n_startup_trials=1)
+    return optuna.samplers.CmaEsSampler(seed=seed, popsize=BATCH, n_startup_trials=1)
 
 
 def _optuna() -> Any:

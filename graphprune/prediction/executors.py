@@ -6,11 +6,12 @@ comes back is stored at once by the one process that asked, so a worker that die
 
 import multiprocessing
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -21,8 +22,9 @@ from graphprune.prediction.architecture import Architecture
 from graphprune.prediction.measure import Bench, Job
 from graphprune.prediction.pairs import Pair, PairStore
 
-Kind = Literal["local", "ray"]
+KINDS = ("local", "ray")
 RETRIES = 3
+PATIENCE = 10.0
 _benches: dict[str, Bench] = {}  # of this worker process
 
 
@@ -37,13 +39,13 @@ class Executor:
         memory: bytes that Ray reserves for a candidate, so that it doesn't start more than fit.
     """
 
-    kind: Kind = "local"
+    kind: str = "local"
     workers: int = 1
     address: str | None = None
     memory: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in {"local", "ray"}:
+        if self.kind not in KINDS:
             raise InputError(f"candidates are measured local or by ray, not {self.kind!r}")
         if self.workers < 1:
             raise InputError(f"at least 1 worker is needed, not {self.workers}")
@@ -153,17 +155,35 @@ def _connect(ray: Any, executor: Executor) -> None:
     Raises:
         InputError: there is none at the address.
     """
-    where = (
-        {"address": "local", "num_cpus": executor.workers}
-        if executor.address is None
-        else {"address": executor.address}
-    )
+    where: dict[str, Any] = {"address": "local", "num_cpus": executor.workers}
+    if executor.address is not None:
+        _knock(executor.address)
+        where = {"address": executor.address}
     try:
         ray.init(**where, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        place = "on this machine" if executor.address is None else f"at {executor.address}"
-        raise InputError(f"no Ray cluster can be reached {place}: {reason}") from error
+        where_to = "on this machine" if executor.address is None else f"at {executor.address}"
+        raise _unreachable(where_to, error) from error
+
+
+def _knock(address: str) -> None:
+    """Checks that somebody listens: Ray itself would ask for minutes, and then end the process.
+
+    Raises:
+        InputError: nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # a word of Ray's, such as `auto`
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise _unreachable(f"at {address}", error) from error
+
+
+def _unreachable(where: str, error: Exception) -> InputError:
+    lines = str(error).strip().splitlines()
+    return InputError(f"no Ray cluster can be reached {where}: {lines[0] if lines else type(error).__name__}")
 
 
 def _measure_by_ray(job: Job, architecture: Architecture) -> Pair:

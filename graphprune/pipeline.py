@@ -350,6 +350,7 @@ def prune_step(
     method: str | None = None,
     rung: str = "auto",
     name: str | None = None,
+    remove: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """A mask to ``RUN/masks`` and a checkpoint to ``RUN/models``, loaded again and compared.
 
@@ -363,6 +364,7 @@ def prune_step(
         method: what the recipe is called.
         rung: shape of the checkpoint.
         name: of mask and checkpoint.
+        remove: how many pieces of every group go, such as a search has found, instead of the recipe's allocation.
 
     Raises:
         InputError: an option is unknown or something that is needed is missing.
@@ -375,6 +377,8 @@ def prune_step(
     method = method or (recipe.scorer if given is None else given.method)
     label = name or f"{method if scores is None else scores.stem}-{sparsity:g}"
     key = [model.identity, asdict(recipe), sparsity, calibration.key(), None if scores is None else file_digest(scores)]
+    if remove is not None:
+        key.append(dict(remove))
     inputs = digest([*key, rung])
     journal = run.journal_folder(digest(key))
     if (found := run.finished(f"prune {label}", inputs)) is not None:
@@ -384,12 +388,13 @@ def prune_step(
         evidence = replace(
             calibration.evidence(model, run), scored=lambda scorer: _score(model, run, scorer, calibration)[0]
         )
-        cutting = apply(recipe, sparsity, evidence, given=given, journal=Journal(journal))
+        cutting = apply(recipe, sparsity, evidence, given=given, journal=Journal(journal), remove=remove)
         saved = save_pruned(cutting.model, cutting.mask, run.model_folder(label), rung=rung)
         cutting.mask.save(run.mask_path(label))
         record.outputs += [run.mask_path(label), saved.folder]
         record.result.update(
-            method=method, scorer=recipe.scorer if given is None else given.method, allocation=recipe.cut.allocation,
+            method=method, scorer=recipe.scorer if given is None else given.method,
+            allocation=recipe.cut.allocation if remove is None else "given",
             compensation=recipe.compensation, pattern=recipe.pattern, **_which_layers(recipe),
         )  # fmt: skip
         record.result.update(removed(model, cutting.mask, cutting.kinds))

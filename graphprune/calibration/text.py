@@ -60,6 +60,12 @@ def sampled(rows: Int[torch.Tensor, "windows seq_len"], n: int, seed: int) -> In
     return rows[chosen.sort().values]
 
 
+def left_over(rows: Int[torch.Tensor, "windows seq_len"], n: int, seed: int) -> Int[torch.Tensor, "left seq_len"]:
+    """The windows that `sampled` doesn't draw."""
+    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[n:]
+    return rows[chosen.sort().values]
+
+
 def spread(rows: Int[torch.Tensor, "windows seq_len"], n: int | None) -> Int[torch.Tensor, "n seq_len"]:
     """``n`` windows spread evenly over the text, or all of them."""
     if n is None or n >= len(rows):

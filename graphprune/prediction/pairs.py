@@ -8,6 +8,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -114,7 +115,7 @@ class PairStore:
                 of a newer version.
         """
         found: dict[str, Pair] = {}
-        for number, line in enumerate(self._lines(), start=1):
+        for number, line in enumerate(_lines(self.path), start=1):
             if not line.strip():
                 continue
             try:
@@ -153,13 +154,26 @@ class PairStore:
         except OSError as error:
             raise GraphpruneError(f"cannot write {self.path}: {os.strerror(error.errno or 0)}") from error
 
-    def _lines(self) -> list[bytes]:
-        try:
-            return self.path.read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise FormatError(f"{self.path} cannot be read: {error.strerror}") from error
+
+def origin_of(path: Path) -> Origin | None:
+    """What the first pair of a file that can be read says of its origin; None if there is none.
+
+    Raises:
+        FormatError: the file can't be read, or is of a newer version.
+    """
+    for line in _lines(path):
+        with suppress(ValueError, KeyError, TypeError, AttributeError):
+            return _read(line)[1]
+    return None
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _read(line: bytes) -> tuple[Pair, Origin]:

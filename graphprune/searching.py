@@ -28,7 +28,7 @@ from graphprune.prediction.measure import Job, Stop, prepared
 from graphprune.prediction.pairs import Origin, Pair, PairStore, origin_of
 from graphprune.prediction.predictor import Predictor, learn
 from graphprune.prediction.report import agreement, compared, coverage, learning_curve
-from graphprune.prediction.search import STRATEGIES, Found, Options, Task, pareto_of, random_search
+from graphprune.prediction.search import STRATEGIES, Found, Options, Task, check_installed, pareto_of, random_search
 from graphprune.pruning import Evidence, allocated, kinds_of
 from graphprune.scorers import scorer_options
 from graphprune.scorers.inputs import Scorer
@@ -151,6 +151,7 @@ class Bench:
         store: the pairs.
         executor: where candidates are measured.
         goal: what all of it is for.
+        known: how many pairs the store had before.
     """
 
     model: Model
@@ -160,6 +161,7 @@ class Bench:
     store: PairStore
     executor: Executor
     goal: Goal
+    known: int
 
     def measure(self, architectures: Sequence[Architecture]) -> list[Pair]:
         return measured(self.executor, self.job, self.model, architectures, self.store)
@@ -200,7 +202,7 @@ class Bench:
         }
         about |= {"protected": list(goal.protected), "most": goal.most, "compensation": goal.recipe.compensation}
         write_json(store.path.with_suffix(".json"), about)
-        bench = cls(model, evidence, space, job, store, executor, goal)
+        bench = cls(model, evidence, space, job, store, executor, goal, len(store.pairs()))
         if goal.margin is None:
             return bench
         (reference,) = bench.measure([bench.allocation("uniform")])
@@ -265,12 +267,13 @@ def search_step(
         return found | {"found": True}
     with run.recording(f"search {label}", inputs, settings) as record:
         bench = Bench.of(model, run, goal, calibration, judged, executor)
-        before = len(bench.store.pairs())
         task = Task(bench.space, goal.sparsity, bench.measure, options, [bench.allocation(each) for each in starts])
         result = STRATEGIES[strategy](task)
-        record.result.update(_told(bench, result), measured_now=len(bench.store.pairs()) - before)
+        record.result.update(_told(bench, result))
         if against is not None:
             record.result["compared"] = _compared(bench, task, result, against)
+        in_all = len(bench.store.pairs())
+        record.result.update(measured_now=in_all - bench.known, measured_in_all=in_all)
         final = goal.final or goal.recipe
         pruned = prune_step(
             model, run, recipe=final, sparsity=goal.sparsity, calibration=calibration, rung=rung, name=label,
@@ -296,6 +299,7 @@ def check_search(goal: Goal, calibration: Calibration, judged: Judged, options: 
     goal.check()
     options.check()
     judged.check(calibration)
+    check_installed(strategy)
 
 
 def _told(bench: Bench, found: Found) -> dict[str, Any]:

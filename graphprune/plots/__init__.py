@@ -1,9 +1,21 @@
 """Figures: pure functions from graphs and scores to Plotly figures; nothing is written, shown, or set for others."""
 
 from graphprune.plots.agreement import agreement as agreement
+from graphprune.plots.prediction import importance as importance
+from graphprune.plots.prediction import learning_curve as learning_curve
+from graphprune.plots.prediction import predicted_and_measured as predicted_and_measured
 from graphprune.plots.profile import profile as profile
 from graphprune.plots.ranked import ranked as ranked
 from graphprune.plots.scatter import scatter as scatter
 from graphprune.plots.units import Measure as Measure
 
-__all__ = ["Measure", "agreement", "profile", "ranked", "scatter"]
+__all__ = [
+    "Measure",
+    "agreement",
+    "importance",
+    "learning_curve",
+    "predicted_and_measured",
+    "profile",
+    "ranked",
+    "scatter",
+]

@@ -51,8 +51,12 @@ class Executor:
             raise InputError(f"at least 1 worker is needed, not {self.workers}")
         if self.kind == "local" and (self.address is not None or self.memory is not None):
             raise InputError("an address and a memory limit are Ray's; add --executor ray")
+        if self.memory is not None and self.memory < 1:
+            raise InputError(f"the memory that a candidate needs is at least 1 byte, not {self.memory}")
         if self.kind == "ray":
             _ray()
+        if self.address is not None:
+            _knock(self.address)
 
     def pairs(self, job: Job, model: Model, architectures: Sequence[Architecture]) -> Iterator[Pair]:
         """Measures architectures; each pair comes as soon as it is there, in any order.
@@ -157,7 +161,6 @@ def _connect(ray: Any, executor: Executor) -> None:
     """
     where: dict[str, Any] = {"address": "local", "num_cpus": executor.workers}
     if executor.address is not None:
-        _knock(executor.address)
         where = {"address": executor.address}
     try:
         ray.init(**where, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

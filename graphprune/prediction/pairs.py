@@ -122,7 +122,7 @@ class PairStore:
                 pair, origin = _read(line)
             except (ValueError, KeyError, TypeError, AttributeError):
                 warnings.warn(
-                    f"line {number} of {self.path} can't be read as a pair and is skipped", PairWarning, stacklevel=2
+                    f"line {number} of {self.path} can't be read as a pair and is skipped", PairWarning, stacklevel=1
                 )
                 continue
             origin.check(self.origin, str(self.path))

@@ -35,7 +35,7 @@ class Trees:
         self.monotone, self.n_trees = monotone, n_trees
 
     def fit(self, X: Features, y: Damage) -> "Trees":
-        self._model = _boosting()(
+        self._model = boosting()(
             max_iter=self.n_trees, learning_rate=0.05, max_depth=3, min_samples_leaf=max(2, len(y) // 20),
             l2_regularization=0.1, early_stopping=False, monotonic_cst=[int(self.monotone)] * X.shape[1],
         ).fit(X, y)  # fmt: skip
@@ -74,7 +74,7 @@ class Both:
 REGRESSORS: dict[str, Callable[[], Regressor]] = {"trees": Trees, "linear": Linear, "both": Both}
 
 
-def _boosting() -> Any:
+def boosting() -> Any:
     """scikit-learn's boosted trees.
 
     Raises:

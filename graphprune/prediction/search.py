@@ -23,7 +23,7 @@ from graphprune.prediction.architecture import Architecture, Space, Vector
 from graphprune.prediction.data import LEAST, Data, GraphFeatures, damage_of
 from graphprune.prediction.pairs import Pair
 from graphprune.prediction.predictor import DEFAULT, Predictor, learn
-from graphprune.prediction.regressors import REGRESSORS, Regressor
+from graphprune.prediction.regressors import REGRESSORS, Regressor, boosting
 from graphprune.prediction.sampling import DESIGNS, sampled
 
 Measure = Callable[[Sequence[Architecture]], list[Pair]]
@@ -337,6 +337,18 @@ def _sampler(optuna: Any, name: str, seed: int) -> Any:
     if name == "tpe":
         return optuna.samplers.TPESampler(seed=seed)
     return optuna.samplers.CmaEsSampler(seed=seed, popsize=BATCH, n_startup_trials=1)
+
+
+def check_installed(strategy: str) -> None:
+    """Checks that what a strategy needs is there.
+
+    Raises:
+        InputError: it isn't; the message says how to install it.
+    """
+    if strategy != "random":
+        boosting()
+    if strategy == "surrogate":
+        _optuna()
 
 
 def _optuna() -> Any:

@@ -20,10 +20,13 @@ from graphprune.core.graph import LEVELS, WEIGHTS
 from graphprune.core.mask import Mask
 from graphprune.core.scores import Scores
 from graphprune.methods import ALLOCATION_NAMES, COMPENSATIONS, PRESETS, SCORER_NAMES
+from graphprune.prediction.regressors import REGRESSORS
+from graphprune.prediction.sampling import DESIGNS
+from graphprune.prediction.search import STRATEGIES
 from graphprune.scorers import SCORERS
 from tests.cli.runner import CALIBRATED, EVALUATION, SMALL, Cli, files
 
-COMMANDS = ("demo", "fetch", "export", "convert", "rank", "score", "prune", "evaluate")
+COMMANDS = ("demo", "fetch", "export", "convert", "rank", "score", "prune", "search", "predict", "evaluate")
 
 
 def real(code: str) -> subprocess.CompletedProcess[str]:
@@ -78,6 +81,9 @@ def test_names_that_help_shows_are_those_of_the_tables() -> None:
     assert command_line.DIRECTIONS == DIRECTIONS
     assert command_line.COMPENSATIONS == COMPENSATIONS
     assert set(command_line.EDGE_SCORES) == EDGE_SCORES.keys()
+    assert set(command_line.STRATEGIES) == STRATEGIES.keys()
+    assert set(command_line.DESIGNS) == DESIGNS.keys()
+    assert set(command_line.PREDICTORS) == REGRESSORS.keys()
 
 
 def test_a_method_is_made_of_what_there_is() -> None:

@@ -15,7 +15,13 @@ FIGURES: dict[str, Callable[[ModelGraph], go.Figure]] = {
     "agreement": lambda graph: plots.agreement(graph, [measured(graph, "katz"), measured(graph, "hits")]),
     "ranked": lambda graph: plots.ranked(graph, measured(graph)),
     "scatter": lambda graph: plots.scatter(graph, measured(graph, "katz"), measured(graph, "hits")),
+    "importance": lambda _: plots.importance({"head.0": (0.1, 0.0), "neuron.0": (0.2, 0.1)}),
+    "learning_curve": lambda _: plots.learning_curve({"both": {10: (0.5, 0.1), 20: (0.8, 0.1)}}),
+    "predicted_and_measured": lambda _: plots.predicted_and_measured(
+        [{"predicted": 2.0, "low": 1.0, "high": 3.0, "measured": 2.5}]
+    ),
 }
+OF_PAIRS = ("importance", "learning_curve", "predicted_and_measured")  # and of no graph
 every_figure = pytest.mark.parametrize("name", FIGURES)
 
 
@@ -28,7 +34,8 @@ def test_says_what_it_shows_and_of_what(name: str, graph: ModelGraph) -> None:
     layout = FIGURES[name](graph).layout
     assert len(layout.title.text) > 10
     assert layout.title.text[0].isupper()
-    assert layout.title.subtitle.text.startswith("llama, edges weigh |W|")
+    assert layout.title.subtitle.text.startswith("llama, edges weigh |W|") == (name not in OF_PAIRS)
+    assert len(layout.title.subtitle.text) > 10
     assert layout.font.family == "Arial, Helvetica, sans-serif"
     assert layout.height > 200
 

@@ -1,7 +1,8 @@
 """Laws from features to a damage: boosted trees, a convex law, and trees on what that leaves.
 
 - `trees`: boosted trees that never fall as a feature rises (no sparsity helps).
-- `linear`: ``b + sum_j a_j x_j + c_j x_j^2`` with ``a, c >= 0``, by non-negative least squares with a small ridge.
+- `linear`: ``b + sum_jk a_jk x_j^k`` over the powers ``k = 1, 2, 4, 8`` with ``a >= 0``, by non-negative least squares
+  with a small ridge: convex, and steep where almost all of a layer goes.
 - `both`: trees on what `linear` leaves, so that the law is smooth between the pairs and goes on beyond them.
 """
 
@@ -16,7 +17,7 @@ from graphprune.core.errors import InputError
 
 Features = Float[np.ndarray, "candidates features"]
 Damage = Float[np.ndarray, " candidates"]
-RIDGE = 1e-3
+RIDGE, POWERS = 1e-4, (1, 2, 4, 8)
 
 
 @runtime_checkable  # the shape checker asks
@@ -46,17 +47,17 @@ class Trees:
 
 
 class Linear:
-    """A convex law that no sparsity lowers: non-negative least squares on features and their squares."""
+    """A convex law that no sparsity lowers: non-negative least squares on powers of the features."""
 
     def fit(self, X: Features, y: Damage) -> "Linear":
-        A = _with_squares(X)
+        A = _powers(X)
         free = np.column_stack([A, np.ones(len(A)), -np.ones(len(A))])  # an intercept of either sign
         ridge = np.sqrt(RIDGE * len(A)) * np.eye(A.shape[1], free.shape[1])
         self._weights, _ = nnls(np.concatenate([free, ridge]), np.concatenate([y, np.zeros(A.shape[1])]))
         return self
 
     def predict(self, X: Features) -> Damage:
-        return np.asarray(_with_squares(X) @ self._weights[:-2] + self._weights[-2] - self._weights[-1])
+        return np.asarray(_powers(X) @ self._weights[:-2] + self._weights[-2] - self._weights[-1])
 
 
 class Both:
@@ -87,5 +88,5 @@ def boosting() -> Any:
     return HistGradientBoostingRegressor
 
 
-def _with_squares(X: Features) -> Float[np.ndarray, "candidates doubled"]:
-    return np.column_stack([X, np.square(X)])
+def _powers(X: Features) -> Float[np.ndarray, "candidates powers"]:
+    return np.column_stack([X**power for power in POWERS])

@@ -7,8 +7,8 @@
   without a fold of them say, so that a round tries what the pairs leave open. That is really evaluated, and learned
   from.
 
-All candidates meet the budget exactly. No group is taken further beyond what the pairs have seen than a step, since no
-predictor knows what is there.
+All candidates meet the budget exactly. The surrogate's search stays within a trust region around the best architecture
+so far, which shrinks after a round that found nothing better: a predictor is wrong first where it is most hopeful.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,8 @@ SAMPLERS = {
     "cmaes": 1000,
     "tpe": 150,
 }  # and how many trials a look takes by default: TPE's cost a hundred times as much
-BATCH, AROUND, REACH = 25, 0.3, 0.1
+BATCH = 25
+TRUST, SMALLEST, LARGEST, SHRINKS, GROWS = 0.2, 0.03, 0.4, 0.5, 1.5  # the trust region: sparsities either way
 IMPORTANT, UNIMPORTANT = 1 / 3, 1 / 3
 
 
@@ -277,39 +278,44 @@ def surrogate_search(task: Task) -> Found:
     ledger(task.starts)
     ledger(task.drawn(max(options.to_learn - len(ledger.pairs), 1), task.sparsity))
     checked: list[Checked] = []
+    radius = TRUST
     for number in range(options.rounds):
-        predictor = task.learned(ledger)
+        before, predictor = ledger.best(options.target), task.learned(ledger)
         count = -(-ledger.left // (options.rounds - number))
-        checked += task.check(predictor, ledger, _promising(task, predictor, ledger, count, number))
+        checked += task.check(predictor, ledger, _promising(task, predictor, ledger, count, number, radius))
+        better = ledger.best(options.target) != before
+        radius = min(radius * GROWS, LARGEST) if better else max(radius * SHRINKS, SMALLEST)
     if ledger.left:  # rounds that found nothing new
         ledger(task.drawn(options.evaluations, task.sparsity))
     pairs = tuple(ledger.pairs.values())
     return Found("surrogate", ledger.best(options.target), pairs, tuple(checked), task.learned(ledger))
 
 
-def _promising(task: Task, predictor: Predictor, ledger: Ledger, count: int, number: int) -> list[Architecture]:
-    """As many new architectures as asked for, each the best that one of the predictors knows of."""
+def _promising(
+    task: Task, predictor: Predictor, ledger: Ledger, count: int, number: int, radius: float
+) -> list[Architecture]:
+    """As many new architectures as asked for, each the best that one of the predictors knows of nearby."""
     start = task.space.vector(ledger.best(task.options.target).architecture)
+    near = task.space.narrowed(start - radius, start + radius)  # the start meets the budget, so there is a way
     laws = [predictor.whole[0], *(fold[0] for fold in predictor.folds)]
     chosen: dict[str, Architecture] = {}
     for look in range(count):
         law, seed = laws[look % len(laws)], task.options.seed + 1000 * number + look
-        for made in _looked_for(task, predictor.data, law, start, seed):
+        for made in _looked_for(task, near, predictor.data, law, start, seed):
             if made.key not in ledger.pairs and made.key not in chosen:
                 chosen[made.key] = made
                 break
     return list(chosen.values())
 
 
-def _looked_for(task: Task, data: Data, law: Regressor, start: Vector, seed: int) -> list[Architecture]:
+def _looked_for(task: Task, near: Space, data: Data, law: Regressor, start: Vector, seed: int) -> list[Architecture]:
     """What Optuna tries, best first by a law, all on the budget."""
     optuna, space, options = _optuna(), task.space, task.options
-    seen = np.minimum(data.vectors.max(axis=0) + REACH, space.highs / space.sizes)
-    bounds = space.narrowed(space.lows / space.sizes, seen)
-    bounds = bounds if _reaches(bounds, task.sparsity) else space
     first = dict(zip(space.groups, start.tolist(), strict=True))
+    low, high = near.lows / near.sizes - start, near.highs / near.sizes - start
+    wide = max(float(np.abs([low, high]).max()), 1e-6)
     axes = {  # around the start, since CMA-ES begins in the middle of its axes, with a deviation of a sixth of them
-        group: optuna.distributions.FloatDistribution(at - AROUND, at + AROUND) for group, at in first.items()
+        group: optuna.distributions.FloatDistribution(at - wide, at + wide) for group, at in first.items()
     }
     sampler = _sampler(optuna, options.sampler, seed)
     verbosity = optuna.logging.get_verbosity()
@@ -320,10 +326,8 @@ def _looked_for(task: Task, data: Data, law: Regressor, start: Vector, seed: int
         tried: list[tuple[float, Architecture]] = []
         for _ in range(-(-(options.trials or SAMPLERS[options.sampler]) // BATCH)):
             trials = [study.ask(axes) for _ in range(BATCH)]
-            made = [
-                bounds.realised(np.array([t.params.get(g, first[g]) for g in space.groups]), task.sparsity)
-                for t in trials
-            ]
+            wanted = [np.array([trial.params[group] for group in space.groups]) for trial in trials]
+            made = [near.realised(vector, task.sparsity) for vector in wanted]
             damage = law.predict(data.features(space.vectors(made))).tolist()
             for trial, architecture, value in zip(trials, made, damage, strict=True):
                 study.tell(trial, value)

@@ -3,11 +3,11 @@
 python -m tests.benchmarks.search --model smollm2-135m --calibration VALID --text TEST -o RUN [--seeds 0 1 2]
 
 Statistics and candidates see the calibration text alone, different windows of it; the test text is only reported on,
-after everything has been chosen. For every seed: a search, then the searched, uniform, logarithmic, graph (and, with
+after everything has been chosen. For each seed: a search, then the searched, uniform, logarithmic, graph (and, with
 --curves, curves) allocations and the best of random search at the same number of evaluations, all pruned by the final
-recipe and read on the test text. Then the predictor on pairs that meet no budget: held-out agreement of every kind, the
-coverage of its intervals, a learning curve, and 12 unseen candidates, predicted, then measured. What was measured is kept
-in the run folder, so that the same command goes on after a kill.
+recipe and read on the test text. Then the predictor on pairs that meet no budget: held-out agreement of every kind,
+the coverage of its intervals, a learning curve, and 12 unseen candidates, predicted, then measured. What was measured
+is kept in the run folder, so that the same command goes on after a kill.
 """
 
 import argparse

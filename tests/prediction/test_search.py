@@ -24,7 +24,7 @@ from graphprune.prediction.search import (
 )
 from tests.prediction import planted
 
-SMALL = Options(evaluations=40, pairs=28, rounds=4, trials=150, samples=500)
+SMALL = Options(evaluations=40, pairs=28, rounds=4, trials=75, samples=500)
 SPARSITY = 0.3
 
 

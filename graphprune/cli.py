@@ -238,8 +238,8 @@ def _add_search(commands: Any) -> None:
     )  # fmt: skip
     how = parser.add_argument_group("the search")
     how.add_argument("--evaluations", type=int, default=120, metavar="N", help="all in all (default 120)")
-    how.add_argument("--pairs", type=int, metavar="N", help="of these, to learn from (default two thirds)")
-    how.add_argument("--rounds", type=int, default=8, metavar="N", help="of the surrogate's search (default 8)")
+    how.add_argument("--pairs", type=int, metavar="N", help="of these, to learn from (default half)")
+    how.add_argument("--rounds", type=int, default=12, metavar="N", help="of the surrogate's search (default 12)")
     how.add_argument("--design", choices=DESIGNS, default="paper", help="of the pairs (default paper)")
     how.add_argument("--predictor", choices=PREDICTORS, default="both", help="(default both)")
     how.add_argument("--sampler", choices=("cmaes", "tpe"), default="cmaes", help="Optuna's (default cmaes)")

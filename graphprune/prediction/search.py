@@ -32,7 +32,7 @@ SAMPLERS = {
     "tpe": 150,
 }  # and how many trials a look takes by default: TPE's cost a hundred times as much
 BATCH = 25
-TRUST, SMALLEST, LARGEST, SHRINKS, GROWS = 0.2, 0.03, 0.4, 0.5, 1.5  # the trust region: sparsities either way
+TRUST, SMALLEST, LARGEST, SHRINKS, GROWS = 0.1, 0.03, 0.4, 0.5, 1.5  # the trust region: sparsities either way
 IMPORTANT, UNIMPORTANT = 1 / 3, 1 / 3
 
 
@@ -42,7 +42,7 @@ class Options:
 
     Attributes:
         evaluations: how many architectures are really evaluated, all in all.
-        pairs: how many of them are drawn to learn from; None for two thirds.
+        pairs: how many of them are drawn to learn from; None for half.
         rounds: of the surrogate's search, after these.
         design: of the draw; see `sampling.DESIGNS`.
         kind: of predictor; see `REGRESSORS`.
@@ -55,7 +55,7 @@ class Options:
 
     evaluations: int = 120
     pairs: int | None = None
-    rounds: int = 8
+    rounds: int = 12
     design: str = "paper"
     kind: str = DEFAULT
     sampler: str = "cmaes"
@@ -66,7 +66,7 @@ class Options:
 
     @property
     def to_learn(self) -> int:
-        return round(2 * self.evaluations / 3) if self.pairs is None else self.pairs
+        return round(self.evaluations / 2) if self.pairs is None else self.pairs
 
     def check(self) -> None:
         """Checks what can be checked without a model.

@@ -34,6 +34,7 @@ STRATEGIES = ("surrogate", "paper", "random")
 DESIGNS = ("paper", "tied", "untied", "sobol", "latin")
 PREDICTORS = ("trees", "linear", "both")
 GRAPH_FORMATS = ("npz", "graphml", "gexf")
+GRAPH_FEATURES = "the predictor also learns from the share of these scores (credit, path-mass) that goes"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -246,6 +247,7 @@ def _add_search(commands: Any) -> None:
     how.add_argument(
         "--starts", choices=ALLOCATIONS, nargs="*", default=["uniform", "log"], help="allocations it begins with"
     )
+    how.add_argument("--graph-features", type=Path, metavar="SCORES", help=GRAPH_FEATURES)
     how.add_argument(
         "--compare", choices=ALLOCATIONS, nargs="*",
         help="with random search and these allocations (none named: uniform log graph)",
@@ -270,6 +272,7 @@ def _add_predict(commands: Any) -> None:
         "--sparsity", type=float, nargs="+", default=[], help="predict uniform, log and linear at these"
     )
     parser.add_argument("--architecture", type=Path, metavar="FILE", help="predict this one: JSON with `remove`")
+    parser.add_argument("--graph-features", type=Path, metavar="SCORES", help=GRAPH_FEATURES)
     parser.add_argument("--seed", type=int, default=0, help="of the folds (default 0)")
 
 
@@ -471,14 +474,14 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
     named = ("evaluations", "pairs", "rounds", "design", "sampler", "seed")
     options = Options(**{name: getattr(args, name) for name in named}, kind=args.predictor)
     judged = Judged(tuple(args.text), args.max_windows)
-    check_search(goal, calibration, judged, options, args.strategy)
+    check_search(goal, calibration, judged, options, args.strategy, args.graph_features)
     executor = Executor(args.executor, args.workers, args.address, args.memory)
     _check_name(args.name)
     model = load_model(args.model)
     return search_step(
         model, open_run(args.output, model), goal=goal, calibration=calibration, judged=judged, options=options,
         strategy=args.strategy, starts=args.starts, against=COMPARED if args.compare == [] else args.compare,
-        executor=executor, rung=args.rung, name=args.name,
+        graph=args.graph_features, executor=executor, rung=args.rung, name=args.name,
     )  # fmt: skip
 
 
@@ -491,7 +494,7 @@ def _predict(args: argparse.Namespace) -> dict[str, Any]:
     from graphprune.models.load import load_model
     from graphprune.searching import predict_step
 
-    for path in (args.pairs, args.architecture):
+    for path in (args.pairs, args.architecture, args.graph_features):
         if path is not None and not path.is_file():
             raise InputError(f"{path} is not there")
     Run.open(args.output)
@@ -499,7 +502,7 @@ def _predict(args: argparse.Namespace) -> dict[str, Any]:
     run = Run.open(args.output, identity=model.identity)
     return predict_step(
         model, run, pairs=args.pairs, kind=args.predictor, level=args.level, sparsities=args.sparsity,
-        architecture=args.architecture, seed=args.seed,
+        architecture=args.architecture, graph=args.graph_features, seed=args.seed,
     )  # fmt: skip
 
 

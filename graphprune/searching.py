@@ -22,7 +22,7 @@ from graphprune.methods import BY_CURVES, BY_GRAPH, Cut, Recipe
 from graphprune.models.model import Model
 from graphprune.pipeline import Calibration, prune_step, score_step
 from graphprune.prediction.architecture import Architecture, Space
-from graphprune.prediction.data import Data
+from graphprune.prediction.data import Data, GraphFeatures
 from graphprune.prediction.executors import Executor, measured
 from graphprune.prediction.measure import Job, Stop, prepared
 from graphprune.prediction.pairs import Origin, Pair, PairStore, origin_of
@@ -227,6 +227,7 @@ def search_step(
     strategy: str = "surrogate",
     starts: Sequence[str] = STARTS,
     against: Sequence[str] | None = None,
+    graph: Path | None = None,
     executor: Executor | None = None,
     rung: str = "auto",
     name: str | None = None,
@@ -243,6 +244,7 @@ def search_step(
         strategy: `surrogate`, `paper` or `random`.
         starts: allocations that the surrogate's search begins with; they count.
         against: allocations to compare with, and random search with as many evaluations; None compares nothing.
+        graph: scores of a measure on the graph: the predictor is also told what share of them an architecture removes.
         executor: where candidates are measured.
         rung: shape of the checkpoint.
         name: of the search, the mask and the checkpoint.
@@ -252,7 +254,7 @@ def search_step(
         InfeasibleError: no allocation meets the budget; the nearest sparsity is named.
     """
     judged, options, executor = judged or Judged(), options or Options(), executor or Executor()
-    check_search(goal, calibration, judged, options, strategy)
+    check_search(goal, calibration, judged, options, strategy, graph)
     label = checked_name(name or f"{strategy}-{goal.sparsity:g}")
     settings: dict[str, Any] = {
         "goal": asdict(goal),
@@ -261,13 +263,16 @@ def search_step(
         "starts": list(starts),
     }
     settings |= {"against": None if against is None else list(against), "max_windows": judged.max_windows}
+    settings["graph"] = None if graph is None else file_digest(graph)
     texts = [file_digest(path) for path in judged.texts]
     inputs = digest([model.identity, settings, calibration.key(), texts, rung])
     if (found := run.finished(f"search {label}", inputs)) is not None:
         return found | {"found": True}
     with run.recording(f"search {label}", inputs, settings) as record:
         bench = Bench.of(model, run, goal, calibration, judged, executor)
-        task = Task(bench.space, goal.sparsity, bench.measure, options, [bench.allocation(each) for each in starts])
+        begun = [bench.allocation(each) for each in starts]
+        features = None if graph is None else graph_features(model, graph, goal.recipe.cut)
+        task = Task(bench.space, goal.sparsity, bench.measure, options, begun, features)
         result = STRATEGIES[strategy](task)
         record.result.update(_told(bench, result))
         if against is not None:
@@ -288,7 +293,19 @@ def search_step(
     return record.result
 
 
-def check_search(goal: Goal, calibration: Calibration, judged: Judged, options: Options, strategy: str) -> None:
+def graph_features(model: Model, path: Path, choice: Cut) -> GraphFeatures:
+    """What a file of scores says is removed.
+
+    Raises:
+        InputError: the scores don't cover the units that may go, or add up to nothing.
+        FormatError: they are not there, damaged, or of another model.
+    """
+    return GraphFeatures.of(model, Scores.load(path, model.units, model.identity), choice)
+
+
+def check_search(
+    goal: Goal, calibration: Calibration, judged: Judged, options: Options, strategy: str, graph: Path | None = None
+) -> None:
     """Checks all that needs no model.
 
     Raises:
@@ -299,6 +316,8 @@ def check_search(goal: Goal, calibration: Calibration, judged: Judged, options: 
     goal.check()
     options.check()
     judged.check(calibration)
+    if graph is not None and not graph.is_file():
+        raise InputError(f"the scores {graph} are not there")
     check_installed(strategy)
 
 
@@ -344,6 +363,7 @@ def predict_step(
     level: float = 0.9,
     sparsities: Sequence[float] = (),
     architecture: Path | None = None,
+    graph: Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """What the run's pairs teach: how well, which groups matter, and what allocations would cost.
@@ -356,6 +376,7 @@ def predict_step(
         level: of intervals.
         sparsities: at which allocations by depth are predicted.
         architecture: a JSON file with `remove`, such as a search has written, that is predicted too.
+        graph: scores of a measure on the graph: the predictor is also told what share of them an architecture removes.
         seed: of the folds.
 
     Raises:
@@ -367,8 +388,9 @@ def predict_step(
     if origin is None:
         raise InputError(f"{path} holds no pairs; `graphprune search` measures some")
     known = PairStore(path, Origin(model.identity, origin.method, origin.text)).pairs()
-    space, scorer = _space_of(path, model)
-    data = Data.of(space, list(known.values()))
+    space, choice, scorer = _space_of(path, model)
+    features = None if graph is None else graph_features(model, graph, choice)
+    data = Data.of(space, list(known.values()), graph=features)
     predictor = learn(data, kind=kind, seed=seed)
     facts: dict[str, Any] = {"pairs": len(data), "kind": kind}
     facts["held_out"] = [{"target": name, **vars(each)} for name, each in agreement(predictor).items()]
@@ -398,12 +420,13 @@ def _only_pairs(run: Run) -> Path:
     return found[0]
 
 
-def _space_of(path: Path, model: Model) -> tuple[Space, str]:
-    """The architectures that pairs are from, and what chose the units."""
+def _space_of(path: Path, model: Model) -> tuple[Space, Cut, str]:
+    """The architectures that pairs are from, how they are cut, and what chose the units."""
     about = read_json(path.with_suffix(".json"))
     try:
-        space = Space.of(model, Cut(**about["cut"]), protected=about["protected"], most=about["most"])
-        return space, checked_name(about["scorer"])
+        choice = Cut(**about["cut"])
+        space = Space.of(model, choice, protected=about["protected"], most=about["most"])
+        return space, choice, checked_name(about["scorer"])
     except (KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"{path.with_suffix('.json')} is damaged: {error}") from error
 

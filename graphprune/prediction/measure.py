@@ -350,7 +350,7 @@ class Bench:
         size = max(1, LOGITS // (rows.shape[1] * int(network.config.vocab_size)))
         found: list[float] = []
         with torch.inference_mode():
-            for batch in torch.split(rows, size):
+            for batch in torch.split(rows, size) if len(rows) else ():
                 ids = batch.to(self.job.device)
                 logits = network(input_ids=ids, use_cache=False).logits
                 for i in range(len(ids)):

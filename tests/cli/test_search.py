@@ -138,6 +138,15 @@ def test_predict_reports_and_scores_without_measuring(
     assert pruned["method"] == "predictor"
 
 
+def test_the_predictor_can_be_told_what_credit_goes(cli: Cli, run: Path) -> None:
+    credit = cli("score", "tiny", "--scorer", "credit", *CALIBRATED, "-o", run, "--json").json["scores"]
+    told = ("--graph-features", credit)
+    found = cli(*SEARCH, *told, "-o", run, "--json").json
+    assert len(found["predicted_then_measured"]) == 4
+    learned = [cli("predict", "tiny", "-o", run, *options, "--json").json for options in ((), told)]
+    assert learned[0]["held_out"] != learned[1]["held_out"]
+
+
 def test_texts_of_ones_own_are_judged_side_by_side(cli: Cli, run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text(EVALUATION.read_text()[:9000])
@@ -170,6 +179,7 @@ def test_texts_of_ones_own_are_judged_side_by_side(cli: Cli, run: Path, tmp_path
         (("--text", str(CALIBRATION)), ("is the calibration text", "leave --text out")),
         (("--text", str(EVALUATION), str(EVALUATION)), ("two texts are called 'evaluation'",)),
         (("--name", "../up"), ("can't be the name",)),
+        (("--graph-features", "nowhere.safetensors"), ("the scores nowhere.safetensors are not there",)),
     ],
 )
 def test_a_search_that_makes_no_sense_is_refused_before_the_model_is_loaded(
@@ -306,6 +316,7 @@ class TestPredict:
             (("--level", "0.99", "--sparsity", "0.2"), "need 99 pairs"),
             (("--sparsity", "2"), "between 0 and 1, not 2"),
             (("--sparsity", "0.99"), "out of reach"),
+            (("--graph-features", "nowhere.safetensors"), "nowhere.safetensors is not there"),
         ],
     )
     def test_an_option_that_makes_no_sense(self, cli: Cli, copied: Path, options: tuple[str, ...], words: str) -> None:

@@ -1,7 +1,10 @@
 """Several processes, or a Ray cluster: the same pairs, and none lost when a worker is killed."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -135,6 +138,24 @@ def test_ray_measures_again_what_a_killed_worker_was_at(
     assert len(store.pairs()) == len(some)
     killed = float(deadly_note.read_text())
     assert all(pair.quality["process"] != killed for pair in found), "the killed worker finished nothing"
+    assert cluster.is_initialized()
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_search_joins_a_cluster_by_its_address(tmp_path: Path, cluster: Any) -> None:
+    """A process of its own, as a user's shell would start it, on a cluster that it hasn't started."""
+    address = cluster.get_runtime_context().gcs_address
+    command = (
+        "search", "tiny", "--sparsity", "0.3", "--strategy", "random", "--evaluations", "11", "--pairs", "10",
+        "--calibration", CALIBRATION, "--n-samples", "8", "--seq-len", "64", "--max-windows", "2",
+        "--executor", "ray", "--address", address, "-o", tmp_path / "run", "--json",
+    )  # fmt: skip
+    whole = [sys.executable, "-m", "graphprune", *map(str, command)]
+    done = subprocess.run(whole, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["evaluations"] == 11
     assert cluster.is_initialized()
 
 

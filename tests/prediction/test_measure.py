@@ -135,6 +135,12 @@ def test_a_hopeless_candidate_is_stopped_early_and_its_estimate_is_near(tiny: Mo
     assert Bench(stop, tiny).measure(good).losses == Bench(job, tiny).measure(good).losses
 
 
+def test_two_windows_are_both_read_before_anything_is_decided(tiny: Model, job: Job, rows: torch.Tensor) -> None:
+    two = replace(job, texts={"text": rows[:2]})
+    dense = Bench(two, tiny).measure(Architecture({}))
+    assert Bench(replace(two, stop=Stop(0.2, dense.losses)), tiny).measure(Architecture({})).losses == dense.losses
+
+
 def test_judges_and_several_texts_are_measured_side_by_side(
     tiny: Model, evidence: Evidence, rows: torch.Tensor, some: tuple[Architecture, ...]
 ) -> None:

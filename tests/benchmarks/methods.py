@@ -47,7 +47,6 @@ STRUCTURED: list[tuple[str, str, dict[str, Any]]] = [
     ("llmrank (neurons)", "llmrank", {}),
     ("mlprank (neurons)", "mlprank", {}),
     ("slimgpt, neurons alone", "slimgpt", {"cut": NEURONS}),
-    ("slimgpt, neurons alone, reconstruct", "slimgpt", {"cut": NEURONS, "compensation": "reconstruct"}),
 ]
 SINGLE = ("magnitude", "wanda", "sparsegpt")
 PATTERNS = ("2:4", "4:8", "1:4")  # N of every M weights of a row stay

@@ -7,7 +7,6 @@ removals, and the sum of the errors is the error of removing them all at once.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -22,37 +21,13 @@ Units = Int[torch.Tensor, "units width"]
 Choice = Callable[[Float[torch.Tensor, " units"], int], Int[torch.Tensor, " chosen"]]
 
 
-@dataclass(frozen=True)
-class Elimination:
-    """Units in the order in which they were removed, and what is left.
-
-    Attributes:
-        weights: the repaired weights, zero in the removed columns.
-        order: the units removed, first to last; those of a step by their error.
-        errors: what each step added to the error ``tr((W - W') H (W - W')^T)``, on its last unit; zero on the others.
-    """
-
-    weights: Weights
-    order: Int[torch.Tensor, " removed"]
-    errors: Float[torch.Tensor, " removed"]
-
-
-def eliminate(
-    weights: Weights,
-    hessian: Square,
-    units: Units,
-    steps: Iterable[int],
-    *,
-    error: HeadError = "grouped",
-    choose: Choice | None = None,
-) -> Elimination:
-    """Removes units of columns greedily, and repairs the others after each step.
+class Greedy:
+    """Units of columns that are removed greedily, the others repaired after each step.
 
     Args:
         weights: of the layer that reads the columns.
         hessian: of its inputs, damped.
         units: the columns of each unit.
-        steps: how many units to remove at a time.
         error: of a unit of several columns: `grouped` (SlimGPT's grouped Cholesky, which leaves the weights inside the
             unit as they are) or `exact`.
         choose: which units to remove, from their errors (infinite for those already gone) and their number; the lowest,
@@ -60,20 +35,11 @@ def eliminate(
 
     Shapes and units: float64 inside whatever the weights are.
 
-    Cost: one inversion, then ``columns^2`` operations a removed column: bound by matrix products.
+    Cost: one inversion, then ``columns^2`` operations a removed column: bound by matrix products. The columns that have
+    gone are dropped from the matrices whenever they are an eighth of them.
 
     Raises:
         InputError: the Hessian is not positive definite.
-    """
-    greedy = Greedy(weights, hessian, units, error=error, choose=choose)
-    order, errors = greedy.remove(steps)
-    return Elimination(greedy.weights, order, errors)
-
-
-class Greedy:
-    """An elimination that can be looked at and gone on with; see `eliminate`.
-
-    The columns that have gone are dropped from the matrices whenever they are an eighth of them.
     """
 
     def __init__(
@@ -100,7 +66,12 @@ class Greedy:
         return result
 
     def remove(self, steps: Iterable[int]) -> tuple[Int[torch.Tensor, " removed"], Float[torch.Tensor, " removed"]]:
-        """Removes more units; which, in order, and what each step added to the error (on its last unit)."""
+        """Removes so many more units at a time.
+
+        Returns:
+            The units, first to last, those of a step by their error; and what each step added to the error
+            ``tr((W - W') H (W - W')^T)``, on its last unit, zero on the others.
+        """
         none = torch.zeros(0, dtype=torch.int64, device=self._W.device)
         order, errors = [none], [none.double()]
         for count in steps:

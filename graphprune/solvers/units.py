@@ -94,7 +94,7 @@ class ByElimination:
         model: the dense model.
         remove: how many pieces of each group go.
         head_mode: what a piece of attention is; see `masks.items`.
-        head_error: of a piece of several columns, `grouped` or `exact`; see `obs.eliminate`.
+        head_error: of a piece of several columns, `grouped` or `exact`; see `obs.Greedy`.
         group_start, group_floor: how many neurons go at a time, at first and at last; None for a tenth and for a 192nd
             of the width (1,024 and 57 for the 11,008 neurons of LLaMA-7B).
     """

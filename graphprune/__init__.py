@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from graphprune.calibration.forward import calibrate as calibrate
+    from graphprune.comparison.agreement import compare as compare
+    from graphprune.comparison.result import Comparison as Comparison
     from graphprune.core.graph import ModelGraph as ModelGraph
     from graphprune.core.mask import Mask as Mask
     from graphprune.core.scores import Scores as Scores
@@ -23,11 +25,13 @@ __version__ = "0.1.0"
 
 _HOME = {
     "CalibrationStats": "core.stats",
+    "Comparison": "comparison.result",
     "Mask": "core.mask",
     "Model": "models.model",
     "ModelGraph": "core.graph",
     "Scores": "core.scores",
     "calibrate": "calibration.forward",
+    "compare": "comparison.agreement",
     "evaluate": "evaluation.evaluate",
     "export": "extraction.export",
     "load_model": "models.load",

@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     steps = (_add_demo, _add_fetch, _add_export, _add_convert, _add_rank, _add_score, _add_prune, _add_evaluate)
-    for add in (*steps, _add_search, _add_predict):
+    for add in (*steps, _add_search, _add_predict, _add_compare):
         add(commands)
     return parser
 
@@ -274,6 +274,21 @@ def _add_predict(commands: Any) -> None:
     parser.add_argument("--architecture", type=Path, metavar="FILE", help="predict this one: JSON with `remove`")
     parser.add_argument("--graph-features", type=Path, metavar="SCORES", help=GRAPH_FEATURES)
     parser.add_argument("--seed", type=int, default=0, help="of the folds (default 0)")
+
+
+def _add_compare(commands: Any) -> None:
+    parser = _command(commands, "compare", _compare, "where the run's scorers agree, to RUN/comparisons")
+    parser.add_argument("folder", type=Path, metavar="RUN")
+    parser.add_argument(
+        "--scores", nargs="+", default=[], metavar="NAME",
+        help="score files of the run (default: all of heads or neurons); NAME,NAME,...: one scorer at several seeds",
+    )  # fmt: skip
+    parser.add_argument("--kinds", nargs="+", metavar="KIND", help="of units (default: head neuron, as all have them)")
+    parser.add_argument("--p", type=float, help="of the rank-biased overlap (default: its mean depth is a tenth)")
+    parser.add_argument("--budgets", type=float, nargs="+", metavar="S", help="of the overlap (default 0.05 to 0.95)")
+    parser.add_argument("--end", choices=("removed", "kept"), default="removed", help="compared in overlaps")
+    parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default 1000)")
+    parser.add_argument("--name", default="comparison", help="of the comparison (default comparison)")
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -506,6 +521,16 @@ def _predict(args: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def _compare(args: argparse.Namespace) -> dict[str, Any]:
+    _check_name(args.name)
+    from graphprune.comparing import compare_step
+    from graphprune.core.run import Run
+
+    options = {name: getattr(args, name) for name in ("kinds", "p", "budgets", "end", "resamples")}
+    given = {name: value for name, value in options.items() if value is not None}
+    return compare_step(Run.open(args.folder), args.scores, name=args.name, **given)
+
+
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from graphprune.core.run import Run
     from graphprune.models.load import load_model
@@ -556,6 +581,21 @@ def _show_ranks(results: list[dict[str, Any]]) -> None:
         rows.append((str(i + 1), *(cell for pair in cells for cell in pair)))
     print()
     _show_table(rows)
+
+
+def _show_comparison(result: dict[str, Any]) -> None:
+    """The rank correlations of all pairs, similar scorers beside each other, and what there is to say of them."""
+    labels, matrix = result["labels"], result["spearman"]
+    print(f"Spearman's rank correlation over {result['units']:,} units ({', '.join(result['kinds'])})")
+    rows = [("", *(str(i + 1) for i in range(len(labels))))]
+    for i, label in enumerate(labels):
+        cells = ["" if value is None else f"{value:.2f}" for value in matrix[i]]
+        rows.append((f"{i + 1} {label}", *cells))
+    _show_table(rows)
+    print("clusters: " + "; ".join(" = ".join(cluster) for cluster in result["clusters"]))
+    for note in (*result["undefined"], *result["notes"]):
+        print(f"note: {note}")
+    print(f"comparison  {result['comparison']}")
 
 
 def _show_table(rows: Sequence[Sequence[str]]) -> None:
@@ -646,6 +686,8 @@ def _print(args: argparse.Namespace, result: dict[str, Any]) -> None:
         print(result["folder"])
     elif args.command == "rank":
         _show_ranks(result["results"])
+    elif args.command == "compare":
+        _show_comparison(result)
     elif args.command != "demo":
         _show(result)
     sys.stdout.flush()

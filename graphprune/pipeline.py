@@ -335,6 +335,7 @@ def _score(
         scores.save(path)
         record.outputs.append(path)
         record.result.update(scorer=scorer.name, options=settings, scores=str(path), units=list(scores.kinds))
+        record.result["calibration"] = needs
     shutil.rmtree(journal, ignore_errors=True)
     return scores, record.result
 

@@ -100,6 +100,9 @@ class Run:
     def evaluation_path(self, name: str) -> Path:
         return self.folder / "evaluations" / f"{checked_name(name)}.json"
 
+    def comparison_path(self, name: str) -> Path:
+        return self.folder / "comparisons" / f"{checked_name(name)}.safetensors"
+
     def finished(self, step: str, inputs: str) -> dict[str, Any] | None:
         """What a step gave, if it has run with these inputs and its output is still there."""
         entry = self.manifest().get("steps", {}).get(step)

@@ -5,15 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
-from scipy.cluster.hierarchy import leaves_list, linkage
-from scipy.spatial.distance import squareform
-from scipy.stats import rankdata
 
+from graphprune.comparison.ranks import clustered_order, spearman
 from graphprune.core.graph import ModelGraph
 from graphprune.plots.style import DIVERGING, EMPTY, INK, colour_bar, kind_name, origin, styled
 from graphprune.plots.units import Measure, groups_of, labelled, shared
-
-Matrix = Float[np.ndarray, "measures measures"]
 
 
 def agreement(
@@ -46,8 +42,8 @@ def agreement(
     if not chosen[0]:
         raise ValueError(f"no units lie in the layers {', '.join(map(str, layers or ()))}")
     scores = np.stack([np.concatenate([group.values for group in each]) for each in chosen])
-    correlation = _spearman(scores)
-    order = _clustered(correlation)
+    correlation = spearman(scores)
+    order = clustered_order(correlation)
     labels = [[*measures][i] for i in order]
     correlation = correlation[np.ix_(order, order)]
     why = [_why_none(label, scores[i]) for label, i in zip(labels, order, strict=True)]
@@ -71,27 +67,6 @@ def agreement(
     )  # fmt: skip
     figure.update_xaxes(showgrid=False, tickangle=-45, tickfont={"color": INK})
     return figure.update_yaxes(showgrid=False, autorange="reversed", tickfont={"color": INK})
-
-
-def _spearman(scores: Float[np.ndarray, "measures units"]) -> Matrix:
-    """Pearson's correlation of the ranks; NaN where a measure has the same score everywhere, or no number somewhere."""
-    ranks = rankdata(scores, axis=1)
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    lengths = np.sqrt((ranks * ranks).sum(axis=1))
-    unit = ranks / np.where(lengths > 0, lengths, np.nan)[:, None]
-    return np.asarray(np.clip(unit @ unit.T, -1, 1))
-
-
-def _clustered(correlation: Matrix) -> list[int]:
-    """The order of a hierarchical clustering; measures without a correlation come last."""
-    known = [i for i in range(len(correlation)) if not np.isnan(correlation[i, i])]
-    last = [i for i in range(len(correlation)) if i not in known]
-    if len(known) < 3:
-        return known + last
-    distance = 1 - correlation[np.ix_(known, known)]
-    np.fill_diagonal(distance, 0.0)
-    tree = linkage(squareform(distance, checks=False), method="average", optimal_ordering=True)
-    return [known[i] for i in leaves_list(tree)] + last
 
 
 def _why_none(label: str, scores: Float[np.ndarray, " units"]) -> str:

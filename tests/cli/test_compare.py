@@ -1,0 +1,89 @@
+"""Comparing the scorers of a run from the command line."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from scipy.stats import spearmanr
+
+from graphprune import Comparison, Scores
+from tests.cli.runner import CALIBRATED, Cli, files
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with scores of units, of one scorer at several seeds, and of whole modules."""
+    from graphprune.cli import main
+
+    run = tmp_path_factory.mktemp("scored") / "run"
+    for arguments in (
+        ("export", "tiny", "--level", "block"), ("score", "tiny", "--scorer", "magnitude"),
+        ("score", "tiny", "--scorer", "llmrank", *CALIBRATED), ("score", "tiny", "--scorer", "random"),
+        *(
+            ("score", "tiny", "--scorer", "wanda", *CALIBRATED, "--seed", str(seed), "--name", f"wanda-{seed}")
+            for seed in range(3)
+        ),
+        ("score", "tiny", "--scorer", "wanda", *CALIBRATED[:-1], "32", "--name", "wanda-short"),
+    ):  # fmt: skip
+        assert main([*arguments, "-o", str(run), "--json"]) == 0
+    assert main(["rank", str(run), "--centrality", "pagerank", "--json"]) == 0
+    return run
+
+
+@pytest.fixture
+def run(scored: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(scored, tmp_path / "run"))
+
+
+def test_all_scorers_of_a_run_are_compared_and_seeds_belong_together(cli: Cli, run: Path) -> None:
+    said = cli("compare", run, "--json").json
+    assert sorted(said["labels"]) == ["llmrank", "magnitude", "random", "wanda-0", "wanda-short"]
+    assert dict(zip(said["labels"], said["seeds"], strict=True))["wanda-0"] == 3
+    assert said["left_out"] == ["pagerank"]
+    assert said["kinds"] == ["neuron"]
+    found = Comparison.load(Path(said["comparison"]))
+    at = {label: i for i, label in enumerate(said["labels"])}
+    read = {name: Scores.load(run / "scores" / f"{name}.safetensors") for name in ("magnitude", "random")}
+    flat = [[x for i in range(6) for x in scores.values[f"neuron.{i}"].tolist()] for scores in read.values()]
+    assert said["spearman"][at["magnitude"]][at["random"]] == pytest.approx(spearmanr(*flat).statistic)
+    stable = found.stability("wanda-0").value
+    assert stable is not None
+    assert 0.5 < stable < 1
+
+
+def test_scorers_are_named_and_seeds_joined_by_commas(cli: Cli, run: Path) -> None:
+    said = cli("compare", run, "--scores", "wanda-0,wanda-1", "magnitude", "--name", "two", "--p", 0.9, "--json").json
+    assert sorted(said["labels"]) == ["magnitude", "wanda-0"]
+    assert said["kinds"] == ["head", "neuron"]
+    assert files(run) >= {"comparisons/two.safetensors", "comparisons/two.json"}
+
+
+def test_a_comparison_that_was_made_is_found_again_and_new_scores_make_a_new_one(cli: Cli, run: Path) -> None:
+    first = cli("compare", run, "--json").json
+    assert cli("compare", run, "--json").json == first | {"found": True}
+    assert "found" not in cli("compare", run, "--end", "kept", "--json").json
+    (run / "scores" / "random.safetensors").unlink()
+    assert "random" not in cli("compare", run, "--json").json["labels"]
+
+
+def test_people_get_a_table_and_the_notes(cli: Cli, run: Path) -> None:
+    said = cli("compare", run)
+    assert said.code == 0
+    assert "Spearman's rank correlation over 3,072 units (neuron)" in said.out
+    assert "clusters:" in said.out
+    assert "note: one calibration seed of" in said.out
+    assert "nan" not in said.out.lower()
+
+
+def test_what_a_user_gets_wrong_is_said_in_a_sentence(cli: Cli, run: Path, tmp_path: Path) -> None:
+    cli("compare", tmp_path / "nowhere").refused("is not a run folder")
+    cli("compare", run, "--scores", "magnitude").refused("at least two scorers, not magnitude")
+    cli("compare", run, "--scores", "magnitude", "nobody").refused("no scores 'nobody'; it has llmrank, magnitude")
+    cli("compare", run, "--scores", "magnitude", "magnitude").refused("named twice")
+    cli("compare", run, "--scores", "magnitude", "pagerank").refused("no units in common", "same level")
+    cli("compare", run, "--scores", "magnitude,random", "wanda-0").refused("differ in more than a seed")
+    cli("compare", run, "--name", "../x").refused("can't be the name of a file")
+    cli("compare", run, "--budgets", 0.2, 3).refused("budgets are different fractions between 0 and 1")
+    path = run / "scores" / "random.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    cli("compare", run).refused("random.safetensors is truncated")

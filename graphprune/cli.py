@@ -35,6 +35,9 @@ DESIGNS = ("paper", "tied", "untied", "sobol", "latin")
 PREDICTORS = ("trees", "linear", "both")
 GRAPH_FORMATS = ("npz", "graphml", "gexf")
 GRAPH_FEATURES = "the predictor also learns from the share of these scores (credit, path-mass) that goes"
+VOTES = ("rank", "borda", "intersection", "union")
+COMBINED = ("union", "intersection", "complement")
+MASK_FORMATS = ("json", "csv", "torch", "torch-state")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     steps = (_add_demo, _add_fetch, _add_export, _add_convert, _add_rank, _add_score, _add_prune, _add_evaluate)
-    for add in (*steps, _add_search, _add_predict, _add_compare):
+    for add in (*steps, _add_search, _add_predict, _add_import, _add_vote, _add_mask, _add_compare):
         add(commands)
     return parser
 
@@ -289,6 +292,61 @@ def _add_compare(commands: Any) -> None:
     parser.add_argument("--end", choices=("removed", "kept"), default="removed", help="compared in overlaps")
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default 1000)")
     parser.add_argument("--name", default="comparison", help="of the comparison (default comparison)")
+
+
+def _add_import(commands: Any) -> None:
+    parser = _command(commands, "import", _import, "scores or a mask of your own, to RUN/scores or RUN/masks")
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("file", type=Path, metavar="FILE", help="CSV (unit,score or unit,keep), .npz or .safetensors")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="RUN")
+    parser.add_argument("--name", help="of the result (default: the file's)")
+
+
+def _add_vote(commands: Any) -> None:
+    parser = _command(commands, "vote", _vote, "several scorers' vote on the same units, to RUN/scores")
+    parser.add_argument("folder", type=Path, metavar="RUN")
+    parser.add_argument(
+        "--scores", type=Path, nargs="+", required=True, metavar="FILE", help="score files, or names in RUN/scores"
+    )
+    parser.add_argument(
+        "--rule", choices=VOTES, default="rank", help="mean rank (default), Borda's points, or what all or any let go"
+    )
+    parser.add_argument("--per", choices=("layer", "kind"), default="layer", help="ranked together (default layer)")
+    parser.add_argument("--name", help="of the score file (default vote-RULE)")
+
+
+def _add_mask(commands: Any) -> None:
+    text = "masks compared, combined, explained, exported and applied"
+    parser = commands.add_parser("mask", help=text, description=text[0].upper() + text[1:] + ".")
+    operations = parser.add_subparsers(dest="operation", metavar="OPERATION", required=True)
+    one = _command(operations, "diff", _mask_diff, "how much two masks have in common, and what one alone removes")
+    one.add_argument("first", type=Path, metavar="MASK")
+    one.add_argument("second", type=Path, metavar="MASK")
+    for name, says in (
+        ("union", "the mask that removes what any of several removes"),
+        ("intersection", "the mask that removes what all of several remove"),
+        ("complement", "the mask that removes what another keeps"),
+    ):
+        one = _command(operations, name, _mask_combined, says)
+        one.add_argument("masks", type=Path, nargs=1 if name == "complement" else "+", metavar="MASK")
+        one.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+        one.add_argument("--units", choices=("all", "neuron", "head"), default="all", help="others as in the first")
+    one = _command(operations, "explain", _mask_explain, "what goes by block and kind, and why a unit goes or stays")
+    one.add_argument("mask", type=Path, metavar="MASK")
+    one.add_argument("--unit", nargs="+", default=[], metavar="UNIT", help="e.g. neuron.3.17 head.0.2")
+    one.add_argument("--scores", type=Path, metavar="FILE", help="that it was made by (default: the run's, if it has)")
+    one.add_argument("--model", metavar="MODEL", help="that it is for (default: that of the run folder it lies in)")
+    one = _command(operations, "export", _mask_export, "a mask for another program")
+    one.add_argument("mask", type=Path, metavar="MASK")
+    one.add_argument("--to", choices=MASK_FORMATS, required=True, help="lists, a table, or torch.nn.utils.prune")
+    one.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+    one.add_argument("--model", metavar="MODEL", help="that it is for (default: that of the run folder it lies in)")
+    one = _command(operations, "apply", _mask_apply, "the checkpoint that a mask leaves, to RUN/models")
+    one.add_argument("model", metavar="MODEL")
+    one.add_argument("mask", type=Path, metavar="MASK")
+    one.add_argument("-o", "--output", type=Path, required=True, metavar="RUN")
+    one.add_argument("--rung", choices=("auto", "uniform", "padded", "masked", "excised"), default="auto")
+    one.add_argument("--name", help="of mask and checkpoint (default: the mask's)")
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -551,6 +609,63 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     return evaluate_step(load_model(args.model), args.text, run=run, name=args.name, **options)
 
 
+def _import(args: argparse.Namespace) -> dict[str, Any]:
+    from graphprune.exchanging import import_step
+    from graphprune.models.load import load_model
+
+    _check_name(args.name)
+    _check_file(args.file)
+    return import_step(load_model(args.model), args.output, args.file, name=args.name)
+
+
+def _vote(args: argparse.Namespace) -> dict[str, Any]:
+    from graphprune.core.run import Run
+    from graphprune.exchanging import vote_step
+
+    _check_name(args.name)
+    return vote_step(Run.open(args.folder), args.scores, rule=args.rule, per=args.per, name=args.name)
+
+
+def _mask_diff(args: argparse.Namespace) -> dict[str, Any]:
+    from graphprune.exchanging import diff_step
+
+    return diff_step(args.first, args.second)
+
+
+def _mask_combined(args: argparse.Namespace) -> dict[str, Any]:
+    from graphprune.exchanging import combine_step
+    from graphprune.masks.algebra import KINDS
+
+    kinds = KINDS if args.units == "all" else (args.units,)
+    return combine_step(args.operation, args.masks, args.output, kinds=kinds)
+
+
+def _mask_explain(args: argparse.Namespace) -> dict[str, Any]:
+    from graphprune.exchanging import explain_step
+
+    return explain_step(args.mask, model=args.model, scores=args.scores, units=args.unit)
+
+
+def _mask_export(args: argparse.Namespace) -> dict[str, Any]:
+    from graphprune.exchanging import mask_export_step
+
+    return mask_export_step(args.mask, args.to, args.output, model=args.model)
+
+
+def _mask_apply(args: argparse.Namespace) -> dict[str, Any]:
+    from graphprune.exchanging import apply_step
+    from graphprune.models.load import load_model
+
+    _check_name(args.name)
+    _check_file(args.mask)
+    return apply_step(load_model(args.model), args.output, args.mask, rung=args.rung, name=args.name)
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"{path} is not there")
+
+
 def _show(result: dict[str, Any]) -> None:
     """A result for people: one line a fact."""
     result = {key: value for key, value in result.items() if key not in FOR_MACHINES}
@@ -598,8 +713,27 @@ def _show_comparison(result: dict[str, Any]) -> None:
     print(f"comparison  {result['comparison']}")
 
 
+def _show_mask(result: dict[str, Any]) -> None:
+    """Facts, then a table for every list of them, then the sentences that say why."""
+    reasons = result.get("reasons", [])
+    lists = {name: rows for name, rows in result.items() if isinstance(rows, list) and name != "reasons"}
+    _show({name: x for name, x in result.items() if name not in {*lists, "reasons", "only_first", "only_second"}})
+    for rows in lists.values():
+        print()
+        _show_table([[*rows[0]], *([_cell(x) for x in row.values()] for row in rows)] if rows else [])
+    for name in ("only_first", "only_second"):
+        for group, units in result.get(name, {}).items():
+            print(f"{name.replace('_', ' ')}: {group}: {' '.join(map(str, units))}")
+    for reason in reasons:
+        print(reason["sentence"])
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _show_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) if rows else 0)]
     for row in rows:
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
@@ -688,6 +822,8 @@ def _print(args: argparse.Namespace, result: dict[str, Any]) -> None:
         _show_ranks(result["results"])
     elif args.command == "compare":
         _show_comparison(result)
+    elif args.command == "mask":
+        _show_mask(result)
     elif args.command != "demo":
         _show(result)
     sys.stdout.flush()

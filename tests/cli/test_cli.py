@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -19,14 +19,19 @@ from graphprune.conversion import EDGE_SCORES
 from graphprune.core.graph import LEVELS, WEIGHTS
 from graphprune.core.mask import Mask
 from graphprune.core.scores import Scores
+from graphprune.exchanging import COMBINED
 from graphprune.methods import ALLOCATION_NAMES, COMPENSATIONS, PRESETS, SCORER_NAMES
 from graphprune.prediction.regressors import REGRESSORS
 from graphprune.prediction.sampling import DESIGNS
 from graphprune.prediction.search import STRATEGIES
 from graphprune.scorers import SCORERS
+from graphprune.scorers.vote import Rule
 from tests.cli.runner import CALIBRATED, EVALUATION, SMALL, Cli, files
 
-COMMANDS = ("demo", "fetch", "export", "convert", "rank", "score", "prune", "search", "predict", "evaluate")
+COMMANDS = (
+    "demo", "fetch", "export", "convert", "rank", "score", "prune", "search", "predict", "evaluate", "import", "vote",
+    "mask",
+)  # fmt: skip
 
 
 def real(code: str) -> subprocess.CompletedProcess[str]:
@@ -84,6 +89,8 @@ def test_names_that_help_shows_are_those_of_the_tables() -> None:
     assert set(command_line.STRATEGIES) == STRATEGIES.keys()
     assert set(command_line.DESIGNS) == DESIGNS.keys()
     assert set(command_line.PREDICTORS) == REGRESSORS.keys()
+    assert get_args(Rule) == command_line.VOTES
+    assert set(command_line.COMBINED) == COMBINED.keys()
 
 
 def test_a_method_is_made_of_what_there_is() -> None:

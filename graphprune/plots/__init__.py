@@ -5,17 +5,23 @@ from graphprune.plots.prediction import importance as importance
 from graphprune.plots.prediction import learning_curve as learning_curve
 from graphprune.plots.prediction import predicted_and_measured as predicted_and_measured
 from graphprune.plots.profile import profile as profile
+from graphprune.plots.pruned import Point as Point
+from graphprune.plots.pruned import quality as quality
+from graphprune.plots.pruned import removed as removed
 from graphprune.plots.ranked import ranked as ranked
 from graphprune.plots.scatter import scatter as scatter
 from graphprune.plots.units import Measure as Measure
 
 __all__ = [
     "Measure",
+    "Point",
     "agreement",
     "importance",
     "learning_curve",
     "predicted_and_measured",
     "profile",
+    "quality",
     "ranked",
+    "removed",
     "scatter",
 ]

@@ -8,6 +8,7 @@ import pytest
 
 from graphprune import plots
 from graphprune.core.graph import ModelGraph
+from graphprune.core.mask import Mask
 from tests.plots.made import measured
 
 FIGURES: dict[str, Callable[[ModelGraph], go.Figure]] = {
@@ -20,13 +21,15 @@ FIGURES: dict[str, Callable[[ModelGraph], go.Figure]] = {
     "predicted_and_measured": lambda _: plots.predicted_and_measured(
         [{"predicted": 2.0, "low": 1.0, "high": 3.0, "measured": 2.5}]
     ),
+    "quality": lambda _: plots.quality([plots.Point("wanda-0.2", "wanda", 0.2, 30.0)], dense=20.0),
+    "removed": lambda graph: plots.removed({"a": Mask({"neuron.0": measured(graph).scores[:9] > 0})}),
 }
-OF_PAIRS = ("importance", "learning_curve", "predicted_and_measured")  # and of no graph
+OF_NO_GRAPH = ("importance", "learning_curve", "predicted_and_measured", "quality", "removed")
 every_figure = pytest.mark.parametrize("name", FIGURES)
 
 
 def test_the_list_of_this_file_is_complete() -> None:
-    assert FIGURES.keys() == {*plots.__all__} - {"Measure"}
+    assert FIGURES.keys() == {*plots.__all__} - {"Measure", "Point"}
 
 
 @every_figure
@@ -34,7 +37,7 @@ def test_says_what_it_shows_and_of_what(name: str, graph: ModelGraph) -> None:
     layout = FIGURES[name](graph).layout
     assert len(layout.title.text) > 10
     assert layout.title.text[0].isupper()
-    assert layout.title.subtitle.text.startswith("llama, edges weigh |W|") == (name not in OF_PAIRS)
+    assert layout.title.subtitle.text.startswith("llama, edges weigh |W|") == (name not in OF_NO_GRAPH)
     assert len(layout.title.subtitle.text) > 10
     assert layout.font.family == "Arial, Helvetica, sans-serif"
     assert layout.height > 200

@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     steps = (_add_demo, _add_fetch, _add_export, _add_convert, _add_rank, _add_score, _add_prune, _add_evaluate)
-    for add in (*steps, _add_search, _add_predict, _add_import, _add_vote, _add_mask, _add_compare):
+    for add in (*steps, _add_search, _add_predict, _add_import, _add_vote, _add_mask, _add_compare, _add_report):
         add(commands)
     return parser
 
@@ -347,6 +347,13 @@ def _add_mask(commands: Any) -> None:
     one.add_argument("-o", "--output", type=Path, required=True, metavar="RUN")
     one.add_argument("--rung", choices=("auto", "uniform", "padded", "masked", "excised"), default="auto")
     one.add_argument("--name", help="of mask and checkpoint (default: the mask's)")
+
+
+def _add_report(commands: Any) -> None:
+    parser = _command(commands, "report", _report, "what a run folder knows, as one page that needs no network")
+    parser.add_argument("folder", type=Path, metavar="RUN")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.html")
+    parser.add_argument("--csv", type=Path, metavar="DIR", help="the tables, too, a CSV file each")
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -661,6 +668,13 @@ def _mask_apply(args: argparse.Namespace) -> dict[str, Any]:
     return apply_step(load_model(args.model), args.output, args.mask, rung=args.rung, name=args.name)
 
 
+def _report(args: argparse.Namespace) -> dict[str, Any]:
+    from graphprune.core.run import Run
+    from graphprune.reporting.step import report_step
+
+    return report_step(Run.open(args.folder), args.output, tables=args.csv)
+
+
 def _check_file(path: Path) -> None:
     if not path.is_file():
         raise InputError(f"{path} is not there")
@@ -726,6 +740,12 @@ def _show_mask(result: dict[str, Any]) -> None:
             print(f"{name.replace('_', ' ')}: {group}: {' '.join(map(str, units))}")
     for reason in reasons:
         print(reason["sentence"])
+
+
+def _show_report(result: dict[str, Any]) -> None:
+    print(f"{result['report']}: {len(result['tables'])} tables, {len(result['figures'])} figures")
+    for each in result["missing"]:
+        print(f"missing: {each['what']}" + (f": {each['command']}" if each["command"] else ""))
 
 
 def _cell(value: object) -> str:
@@ -822,6 +842,8 @@ def _print(args: argparse.Namespace, result: dict[str, Any]) -> None:
         _show_ranks(result["results"])
     elif args.command == "compare":
         _show_comparison(result)
+    elif args.command == "report":
+        _show_report(result)
     elif args.command == "mask":
         _show_mask(result)
     elif args.command != "demo":

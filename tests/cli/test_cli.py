@@ -30,7 +30,7 @@ from tests.cli.runner import CALIBRATED, EVALUATION, SMALL, Cli, files
 
 COMMANDS = (
     "demo", "fetch", "export", "convert", "rank", "score", "prune", "search", "predict", "evaluate", "import", "vote",
-    "mask",
+    "mask", "report",
 )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""What a run folder knows, as one page, as JSON and as tables."""

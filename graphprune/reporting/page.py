@@ -25,7 +25,7 @@ p { max-width: 46rem; margin: 0.3rem 0 0.8rem; }
 table { border-collapse: collapse; font-size: 0.85rem; }
 th, td { text-align: left; padding: 0.25rem 0.7rem; border-bottom: 1px solid #e5e5e5; vertical-align: top; }
 th { background: #f5f5f5; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
-td.long { max-width: 22rem; overflow-wrap: anywhere; }
+td { white-space: nowrap; } td.long { min-width: 18rem; white-space: normal; overflow-wrap: anywhere; }
 code, .source { font-family: Menlo, Consolas, monospace; font-size: 0.85em; }
 code { overflow-wrap: anywhere; }
 .source { color: #666; } summary { cursor: pointer; color: #0072B2; }

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from graphprune.comparison.ranks import clustered_order, spearman
 from graphprune.core.graph import ModelGraph
-from graphprune.plots.style import DIVERGING, EMPTY, INK, colour_bar, kind_name, origin, styled
+from graphprune.plots.style import DIVERGING, EMPTY, INK, SEQUENTIAL, colour_bar, kind_name, origin, styled
 from graphprune.plots.units import Measure, groups_of, labelled, shared
 
 
@@ -52,18 +52,42 @@ def agreement(
         [_hover(labels[i], labels[j], correlation[i, j], why[i] or why[j]) for j in range(len(labels))]
         for i in range(len(labels))
     ]
-    cells = go.Heatmap(
-        x=labels, y=labels, z=correlation, zmin=-1, zmax=1, colorscale=DIVERGING, xgap=1, ygap=1, hoverinfo="text",
-        hovertext=hover, text=[[_printed(value) for value in row] for row in correlation],
-        texttemplate="%{text}", textfont={"size": 11}, colorbar=colour_bar("Spearman<br>correlation"),
-    )  # fmt: skip
     names = ", ".join(dict.fromkeys(kind_name(group.kind) for group in chosen[0]))
     where = "" if layers is None else f" of layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
     note = "; blank: the measure is the same at every unit" if any(why) else ""
+    subtitle = f"{origin(graph)}; {n:,} units: {names}{where}{note}"
+    return matrix_figure(labels, correlation, hover, title, subtitle, bar="Spearman<br>correlation")
+
+
+def matrix_figure(
+    labels: Sequence[str],
+    values: Float[np.ndarray, "measures measures"],
+    hover: Sequence[Sequence[str]],
+    title: str,
+    subtitle: str,
+    *,
+    bar: str,
+    lowest: float = -1.0,
+) -> go.Figure:
+    """A square heat map with its values printed; what is NaN is blank.
+
+    Args:
+        labels: of rows and columns.
+        values: from ``lowest`` to 1.
+        hover: what the pointer shows.
+        title: of the figure.
+        subtitle: likewise.
+        bar: what a colour means.
+        lowest: the least that a value can be; colours diverge where it is below 0.
+    """
+    cells = go.Heatmap(
+        x=labels, y=labels, z=values, zmin=lowest, zmax=1, colorscale=DIVERGING if lowest < 0 else SEQUENTIAL,
+        xgap=1, ygap=1, hoverinfo="text", hovertext=hover, text=[[printed(value) for value in row] for row in values],
+        texttemplate="%{text}", textfont={"size": 11}, colorbar=colour_bar(bar),
+    )  # fmt: skip
     side = max(230 + 36 * len(labels), 360)
     figure = styled(
-        go.Figure(cells), title, f"{origin(graph)}; {n:,} units: {names}{where}{note}",
-        height=side, width=max(side + 160, 860), plot_bgcolor=EMPTY,
+        go.Figure(cells), title, subtitle, height=side, width=max(side + 160, 860), plot_bgcolor=EMPTY
     )  # fmt: skip
     figure.update_xaxes(showgrid=False, tickangle=-45, tickfont={"color": INK})
     return figure.update_yaxes(showgrid=False, autorange="reversed", tickfont={"color": INK})
@@ -75,7 +99,8 @@ def _why_none(label: str, scores: Float[np.ndarray, " units"]) -> str:
     return f"{label} is the same at every unit" if (scores == scores[0]).all() else ""
 
 
-def _printed(value: float) -> str:
+def printed(value: float) -> str:
+    """Two decimals; nothing where there is no number."""
     return "" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}"  # not -0.00
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import networkx as nx
 import torch
 
+from graphprune import Comparison, Scores, compare
 from graphprune.centrality import CentralityResult
 from graphprune.core.graph import ModelGraph
 
@@ -33,3 +34,21 @@ def outside(n: int) -> ModelGraph:
     """A path of n nodes with names of their own."""
     digraph: nx.DiGraph[Any] = nx.path_graph(n, nx.DiGraph)
     return ModelGraph.from_networkx(nx.relabel_nodes(digraph, lambda node: f"node <{node}>"))
+
+
+GROUPS = {"head.0": 4, "head.1": 4, "neuron.0": 24, "neuron.1": 24}
+
+
+def unit_scores(seed: int, method: str = "made up") -> Scores:
+    """Random scores of the heads and neurons of two blocks."""
+    generator = torch.Generator().manual_seed(seed)
+    values = {name: torch.rand(size, generator=generator) for name, size in GROUPS.items()}
+    return Scores(values, method, model="model")
+
+
+def compared() -> Comparison:
+    """Three scorers, two of them at two seeds, one of them without an order in one group."""
+    flat = unit_scores(4)
+    flat = Scores({**flat.values, "neuron.1": torch.zeros(24)}, "flat", model="model")
+    two = {"a": [unit_scores(0), unit_scores(1)], "b": [unit_scores(2), unit_scores(3)]}
+    return compare({**two, "flat": flat}, budgets=(0.1, 0.3, 0.5))

@@ -9,7 +9,7 @@ import pytest
 from graphprune import plots
 from graphprune.core.graph import ModelGraph
 from graphprune.core.mask import Mask
-from tests.plots.made import measured
+from tests.plots.made import compared, measured
 
 FIGURES: dict[str, Callable[[ModelGraph], go.Figure]] = {
     "profile": lambda graph: plots.profile(graph, [measured(graph)]),
@@ -23,8 +23,14 @@ FIGURES: dict[str, Callable[[ModelGraph], go.Figure]] = {
     ),
     "quality": lambda _: plots.quality([plots.Point("wanda-0.2", "wanda", 0.2, 30.0)], dense=20.0),
     "removed": lambda graph: plots.removed({"a": Mask({"neuron.0": measured(graph).scores[:9] > 0})}),
+    "agreement_matrix": lambda _: plots.agreement_matrix(compared()),
+    "overlap_curves": lambda _: plots.overlap_curves(compared(), "a"),
+    "block_agreement": lambda _: plots.block_agreement(compared(), "a"),
 }
-OF_NO_GRAPH = ("importance", "learning_curve", "predicted_and_measured", "quality", "removed")
+OF_NO_GRAPH = (
+    "importance", "learning_curve", "predicted_and_measured", "quality", "removed", "agreement_matrix",
+    "overlap_curves", "block_agreement",
+)  # fmt: skip
 every_figure = pytest.mark.parametrize("name", FIGURES)
 
 

@@ -48,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     steps = (_add_demo, _add_fetch, _add_export, _add_convert, _add_rank, _add_score, _add_prune, _add_evaluate)
-    for add in (*steps, _add_search, _add_predict, _add_import, _add_vote, _add_mask, _add_compare, _add_report):
+    masks = (_add_import, _add_vote, _add_mask)
+    for add in (*steps, _add_search, _add_predict, *masks, _add_compare, _add_audit, _add_report):
         add(commands)
     return parser
 
@@ -356,6 +357,16 @@ def _add_report(commands: Any) -> None:
     parser.add_argument("--csv", type=Path, metavar="DIR", help="the tables, too, a CSV file each")
 
 
+def _add_audit(commands: Any) -> None:
+    parser = _command(commands, "audit", _audit, "is each of the run's scorers what it says it is? a verdict a line")
+    parser.add_argument("folder", type=Path, metavar="RUN")
+    parser.add_argument(
+        "--scores", nargs="+", default=[], metavar="NAME", help="score files of the run, as for compare (default: all)"
+    )
+    parser.add_argument("--sparsity", type=float, default=0.2, help="at which masks are compared (default 0.2)")
+    parser.add_argument("--name", default="audit", help="of the audit (default audit)")
+
+
 def _add_evaluate(commands: Any) -> None:
     parser = _command(commands, "evaluate", _evaluate, "perplexity (or accuracy) and size")
     parser.add_argument("model", metavar="MODEL")
@@ -596,6 +607,16 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
     return compare_step(Run.open(args.folder), args.scores, name=args.name, **given)
 
 
+def _audit(args: argparse.Namespace) -> dict[str, Any]:
+    if not 0 < args.sparsity < 1:
+        raise InputError(f"masks are compared at a sparsity between 0 and 1, not {args.sparsity:g}")
+    _check_name(args.name)
+    from graphprune.comparing import audit_step
+    from graphprune.core.run import Run
+
+    return audit_step(Run.open(args.folder), args.scores, sparsity=args.sparsity, name=args.name)
+
+
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from graphprune.core.run import Run
     from graphprune.models.load import load_model
@@ -752,6 +773,16 @@ def _cell(value: object) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _show_verdicts(verdicts: list[dict[str, Any]]) -> None:
+    """A line a verdict: what is wrong is marked, what couldn't be checked has a question mark."""
+    marks = {True: "!", False: "", None: "?"}
+    rows = [("", "scorer", "check", "number", "verdict")]
+    for v in verdicts:
+        number = "" if v["number"] is None else f"{v['number']:.4g}"
+        rows.append((marks[v["flagged"]], v["scorer"], v["check"], number, v["text"]))
+    _show_table(rows)
+
+
 def _show_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) if rows else 0)]
     for row in rows:
@@ -846,6 +877,8 @@ def _print(args: argparse.Namespace, result: dict[str, Any]) -> None:
         _show_report(result)
     elif args.command == "mask":
         _show_mask(result)
+    elif args.command == "audit":
+        _show_verdicts(result["verdicts"])
     elif args.command != "demo":
         _show(result)
     sys.stdout.flush()

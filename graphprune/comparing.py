@@ -1,17 +1,36 @@
-"""The steps of a comparison on a run folder: which scorers agree."""
+"""The steps of a comparison on a run folder: which scorers agree, and which are what they say they are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from graphprune.calibration.forward import site_sizes
 from graphprune.comparison.agreement import SEED, compare
+from graphprune.comparison.audit import (
+    Verdict,
+    baselines_of,
+    equals_baseline,
+    flips,
+    loses_to_random,
+    mostly_depth,
+    switched_off,
+)
 from graphprune.comparison.result import OVERALL, Comparison
 from graphprune.core.errors import InputError
-from graphprune.core.io import digest, file_digest
-from graphprune.core.run import Run
+from graphprune.core.io import digest, file_digest, write_json
+from graphprune.core.run import Run, checked_name
 from graphprune.core.scores import Scores
+from graphprune.core.stats import VERSION as STATS_VERSION
+from graphprune.core.stats import CalibrationStats
 from graphprune.core.units import HEAD, NEURON
+from graphprune.models.load import load_model
+from graphprune.models.model import Model
+from graphprune.scorers import SCORERS, make_scorer
+from graphprune.scorers.inputs import ScoringInputs
 
 SEVERAL = ","
+AUDIT_FORMAT, AUDIT_VERSION = "graphprune.audit", 1
 
 
 def compare_step(run: Run, names: Sequence[str] = (), *, name: str = "comparison", **options: Any) -> dict[str, Any]:
@@ -63,6 +82,114 @@ def facts_of(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def audit_step(run: Run, names: Sequence[str] = (), *, sparsity: float = 0.2, name: str = "audit") -> dict[str, Any]:
+    """Verdicts on the run's scorers to ``RUN/audits``.
+
+    Args:
+        run: its folder.
+        names: of score files, as for `compare_step`.
+        sparsity: at which masks are compared.
+        name: of the audit.
+
+    Raises:
+        InputError: scores are missing, or the run's model is.
+        FormatError: a file is damaged, or of another model.
+    """
+    files, left_out = _chosen(run, names) if names else _all(run)
+    if not files:
+        raise InputError(f"{run.folder} has no scores of heads or neurons; `graphprune score` makes some")
+    paths = [run.scores_path(each) for several in files.values() for each in several]
+    inputs = digest([files, [file_digest(path) for path in paths], sparsity])
+    if (found := run.finished(f"audit {name}", inputs)) is not None:
+        return found | {"found": True}
+    path = run.folder / "audits" / f"{checked_name(name)}.json"
+    with run.recording(f"audit {name}", inputs, {"scores": files, "sparsity": sparsity}) as record:
+        auditor = Auditor(run, _model_of(run), sparsity)
+        verdicts = [vars(verdict) for verdict in auditor.verdicts(files)]
+        write_json(path, {"format": AUDIT_FORMAT, "version": AUDIT_VERSION, "sparsity": sparsity, "verdicts": verdicts})
+        record.outputs.append(path)
+        record.result.update(verdicts=verdicts, flagged=sum(v["flagged"] is True for v in verdicts))
+        record.result.update(left_out=left_out, audit=str(path))
+    return record.result
+
+
+@dataclass(frozen=True)
+class Auditor:
+    """What an audit of a run's scorers goes by.
+
+    Attributes:
+        run: the run folder.
+        model: its model.
+        sparsity: at which masks are compared.
+    """
+
+    run: Run
+    model: Model
+    sparsity: float
+
+    def verdicts(self, files: Mapping[str, Sequence[str]]) -> Iterator[Verdict]:
+        """All checks of all scorers, whose files are given by label."""
+        for label, names in files.items():
+            scores = [_loaded(self.run, name) for name in names]
+            stats = self._stats(names[0])
+            yield equals_baseline(label, scores[0], baselines_of(self.model, stats))
+            yield loses_to_random(label, self.sparsity, None, None)
+            blind = calibration_of(self.run, names[0]) == {}
+            yield flips(label, [] if blind else scores, self.sparsity)
+            texts = [] if blind else self._by_text(label, files)
+            yield flips(label, texts, self.sparsity, check="text")
+            yield mostly_depth(label, scores[0])
+            yield self._switch(label, names[0], scores[0], stats)
+
+    def _stats(self, name: str) -> CalibrationStats | None:
+        """The statistics that scores were made with, if the run still has them."""
+        calibration = calibration_of(self.run, name)
+        if not calibration:
+            return None
+        path = self.run.stats_path(digest([self.model.identity, calibration, STATS_VERSION]))
+        if not path.is_file():
+            return None
+        return CalibrationStats.load(path, site_sizes(self.model), self.model.identity)
+
+    def _by_text(self, label: str, files: Mapping[str, Sequence[str]]) -> list[Scores]:
+        """The scores of a scorer with the same options, one for each text that it was calibrated on."""
+        ours = _loaded(self.run, files[label][0])
+        texts: dict[object, Scores] = {None: ours}
+        for names in (files[label], *files.values()):
+            calibration, scores = calibration_of(self.run, names[0]), _loaded(self.run, names[0])
+            if calibration and (scores.method, dict(scores.options)) == (ours.method, dict(ours.options)):
+                texts.pop(None, None)
+                texts.setdefault(calibration.get("text"), scores)
+        return list(texts.values())
+
+    def _switch(self, label: str, name: str, scores: Scores, stats: CalibrationStats | None) -> Verdict:
+        if scores.method not in SCORERS:
+            return Verdict(label, "switch", None, None, f"wasn't asked again: {scores.method} is no scorer of one pass")
+        scorer = make_scorer(scores.method, **scores.options)
+        if scorer.needs_gradients:
+            return Verdict(label, "switch", None, None, "wasn't asked again: that takes the gradients of the loss")
+        if scorer.needs_stats and stats is None:
+            why = f"the statistics that {name} was made with are not in the run; score it again"
+            return Verdict(label, "switch", None, None, f"wasn't asked again: {why}")
+        return switched_off(label, scorer, ScoringInputs(self.model, stats))
+
+
+def _model_of(run: Run) -> Model:
+    """The model that a run belongs to, from where it was.
+
+    Raises:
+        InputError: it isn't there any more.
+        FormatError: another one is there now.
+    """
+    facts = run.manifest()["model"]
+    folder = facts.get("folder")
+    if folder is None or not Path(folder).is_dir():
+        raise InputError(f"the model of {run.folder} is not in {folder} any more")
+    model = load_model(folder)
+    Run.open(run.folder, identity=model.identity)
+    return model
+
+
 def _chosen(run: Run, names: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
     """Score files by label, as the caller named them."""
     files = {each.split(SEVERAL)[0]: each.split(SEVERAL) for each in names}
@@ -103,10 +230,16 @@ def _made_by(run: Run, name: str, scores: Scores) -> str:
 
     The run's manifest says what text a score was calibrated on, and with which seed.
     """
-    step = run.manifest().get("steps", {}).get(f"score {name}", {})
-    result: Mapping[str, Any] = step.get("result", {}) if isinstance(step, Mapping) else {}
-    if "calibration" not in result:
+    known = calibration_of(run, name)
+    if known is None:
         return digest([name, scores.inputs])
-    calibration = {key: value for key, value in (result["calibration"] or {}).items() if key != SEED}
+    calibration = {key: value for key, value in known.items() if key != SEED}
     options = {key: value for key, value in scores.options.items() if key != SEED}
     return digest([scores.method, options, calibration])
+
+
+def calibration_of(run: Run, name: str) -> dict[str, Any] | None:
+    """What a score file was calibrated on, as the run's manifest has it: empty if on nothing, None if not known."""
+    step = run.manifest().get("steps", {}).get(f"score {name}", {})
+    result = step.get("result", {}) if isinstance(step, Mapping) else {}
+    return dict(result["calibration"] or {}) if "calibration" in result else None

@@ -1,5 +1,6 @@
 """Comparing the scorers of a run from the command line."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -73,6 +74,48 @@ def test_people_get_a_table_and_the_notes(cli: Cli, run: Path) -> None:
     assert "clusters:" in said.out
     assert "note: one calibration seed of" in said.out
     assert "nan" not in said.out.lower()
+
+
+def test_an_audit_says_what_each_scorer_is(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    off = cli("score", "tiny", "--scorer", "llmrank", "--option", "gamma=0", "--name", "off", *CALIBRATED, "-o", run)
+    assert off.code == 0
+    said = cli("audit", run, "--json").json
+    found = {(v["scorer"], v["check"]): v for v in said["verdicts"]}
+    assert found["off", "switch"]["flagged"] is True
+    assert found["llmrank", "switch"]["flagged"] is False
+    assert found["off", "baseline"]["flagged"] is True
+    assert found["wanda-0", "seed"]["number"] > 0
+    assert "3 seeds" in found["wanda-0", "seed"]["text"]
+    assert found["magnitude", "seed"]["text"] == "looks at no calibration"
+    assert found["llmrank", "text"]["flagged"] is None
+    assert said["flagged"] == sum(v["flagged"] is True for v in said["verdicts"])
+    assert said["left_out"] == ["pagerank"]
+    monkeypatch.setattr("graphprune.comparing.Auditor.verdicts", lambda *_: pytest.fail("it was audited again"))
+    assert cli("audit", run, "--json").json == said | {"found": True}
+
+
+def test_an_audit_is_a_line_a_verdict(cli: Cli, run: Path) -> None:
+    said = cli("audit", run, "--scores", "magnitude", "random", "--sparsity", 0.3)
+    lines = said.out.splitlines()
+    assert len(lines) == 1 + 2 * 6
+    assert any("magnitude" in line and "looks at the edges" in line for line in lines)
+
+
+def test_an_audit_asks_for_what_is_missing(cli: Cli, run: Path) -> None:
+    cli("audit", run, "--sparsity", 1.5).refused("sparsity between 0 and 1, not 1.5")
+    cli("audit", run, "--scores", "nobody").refused("no scores 'nobody'")
+    for path in (run / "stats").iterdir():
+        path.unlink()
+    found = {(v["scorer"], v["check"]): v for v in cli("audit", run, "--json").json["verdicts"]}
+    assert found["llmrank", "switch"]["flagged"] is None
+    assert "are not in the run; score it again" in found["llmrank", "switch"]["text"]
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["model"]["folder"] = "/nowhere"
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    cli("audit", run, "--name", "again").refused("is not in /nowhere any more")
+    for path in (run / "scores").iterdir():
+        path.unlink()
+    cli("audit", run, "--name", "none").refused("has no scores of heads or neurons")
 
 
 def test_what_a_user_gets_wrong_is_said_in_a_sentence(cli: Cli, run: Path, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ The public names import lazily, so that ``import graphprune`` is quick.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from graphprune.models import registration
+
 if TYPE_CHECKING:
     from graphprune.calibration.forward import calibrate as calibrate
     from graphprune.comparison.agreement import compare as compare
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from graphprune.scorers import score as score
 
 __version__ = "0.1.0"
+
+registration.register()
 
 _HOME = {
     "CalibrationStats": "core.stats",

@@ -33,6 +33,7 @@ FOR_MACHINES = ("output_errors", "importance", "predicted_then_measured", "paret
 STRATEGIES = ("surrogate", "paper", "random")
 DESIGNS = ("paper", "tied", "untied", "sobol", "latin")
 PREDICTORS = ("trees", "linear", "both")
+RUNGS = ("auto", "uniform", "padded", "ragged", "masked", "excised")
 GRAPH_FORMATS = ("npz", "graphml", "gexf")
 GRAPH_FEATURES = "the predictor also learns from the share of these scores (credit, path-mass) that goes"
 VOTES = ("rank", "borda", "intersection", "union")
@@ -210,7 +211,7 @@ def _add_prune(commands: Any) -> None:
     joint.add_argument("--variant", choices=("exact", "published"), help="of sparsellm (default exact)")
     joint.add_argument("--global-layers", metavar="LAYERS", help="solved as a whole: all (default), first_half, 0-14")
     joint.add_argument("--blocks", metavar="LAYERS", help="that lose single weights: all (default), first_half, 0-14")
-    parser.add_argument("--rung", choices=("auto", "uniform", "padded", "masked", "excised"), default="auto")
+    parser.add_argument("--rung", choices=RUNGS, default="auto")
     parser.add_argument("--name", help="of mask and checkpoint (default METHOD-SPARSITY)")
     _calibration(parser)
 
@@ -261,7 +262,7 @@ def _add_search(commands: Any) -> None:
     cores.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
     cores.add_argument("--address", help="of a Ray cluster (default: one on this machine)")
     cores.add_argument("--memory", type=int, metavar="BYTES", help="that Ray reserves for a candidate")
-    parser.add_argument("--rung", choices=("auto", "uniform", "padded", "masked", "excised"), default="auto")
+    parser.add_argument("--rung", choices=RUNGS, default="auto")
     _calibration(parser)
 
 

@@ -75,11 +75,11 @@ def evaluate(
     import time
 
     dtype = dtype or model.preferred_dtype()
-    if isinstance(model.architecture, Perceptron):
+    if isinstance(model.form, Perceptron):
         if not isinstance(text, Path):
             raise InputError("a perceptron is evaluated on a safetensors file with `inputs` and `labels`")
         examples = read_examples(text, labelled=True)
-        check_inputs(model.architecture, examples["inputs"])
+        check_inputs(model.form, examples["inputs"])
         start = time.perf_counter()
         quality = accuracy(model.module(dtype=torch.float32, device=device), examples["inputs"], examples["labels"])
         count = len(examples["inputs"])

@@ -26,6 +26,7 @@ from graphprune.models.architecture import (
 from graphprune.models.checkpoint import Checkpoint, check_finite
 from graphprune.models.naming import CANONICAL, Canonical, Naming, naming_of
 from graphprune.models.perceptron import PerceptronModule, perceptron, perceptron_config, read_perceptron
+from graphprune.models.ragged import NOT_AGAIN, Ragged, is_ragged, layers_of, naming_of_layers, ragged, stock_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -36,7 +37,7 @@ class Model:
 
     Attributes:
         name: what the user called it.
-        architecture: its sizes.
+        form: its sizes.
         config: the JSON of its configuration.
         parameters: tensors by canonical name (see `naming`); read lazily where they come from a folder.
         identity: hash of configuration and weights.
@@ -45,7 +46,7 @@ class Model:
     """
 
     name: str
-    architecture: Architecture
+    form: Architecture | Ragged
     config: Mapping[str, Any]
     parameters: Mapping[str, torch.Tensor]
     identity: str
@@ -64,11 +65,11 @@ class Model:
             raise ModelError(f"{folder} is not a model: it has no config.json")
         config = read_json(folder / "config.json")
         if config.get("model_type") != "perceptron":
-            check_supported(config)
+            check_supported(stock_config(config))
         checkpoint = Checkpoint(folder)
         parameters = _naming(config).canonical(checkpoint)
-        architecture = _architecture(config, _shapes(parameters))
-        return cls(name or str(folder), architecture, config, parameters, checkpoint.identity(), folder)
+        form = _form(config, _shapes(parameters))
+        return cls(name or str(folder), form, config, parameters, checkpoint.identity(), folder)
 
     @classmethod
     def from_module(cls, module: nn.Module, *, tokenizer: Any = None, name: str = "module") -> "Model":
@@ -81,7 +82,7 @@ class Model:
         settings: Any = getattr(module, "config", None)
         if hasattr(settings, "to_json_string"):
             config = json.loads(settings.to_json_string(use_diff=False))
-            check_supported(config)
+            check_supported(stock_config(config))
             tied = {"lm_head.weight"} if config.get("tie_word_embeddings") else set()
             state = {k: v.detach() for k, v in module.state_dict().items() if k not in tied}
             parameters = _naming(config).canonical(state)
@@ -111,8 +112,8 @@ class Model:
             data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             total.update(f"{key}{tuple(value.shape)}".encode())
             total.update(data.numpy().tobytes())
-        architecture = _architecture(config, _shapes(parameters))
-        return cls(name, architecture, config, parameters, total.hexdigest(), text_tokenizer=tokenizer)
+        form = _form(config, _shapes(parameters))
+        return cls(name, form, config, parameters, total.hexdigest(), text_tokenizer=tokenizer)
 
     @cached_property
     def shapes(self) -> Shapes:
@@ -121,7 +122,18 @@ class Model:
     @property
     def naming(self) -> Naming:
         """What the network's own class calls the parameters."""
-        return CANONICAL if isinstance(self.architecture, Perceptron) else self.architecture.naming
+        return CANONICAL if isinstance(self.form, Perceptron) else self.form.naming
+
+    @property
+    def architecture(self) -> Architecture:
+        """The sizes of a model whose layers are alike, or of a perceptron.
+
+        Raises:
+            InputError: the layers differ.
+        """
+        if isinstance(self.form, Ragged):
+            raise InputError(NOT_AGAIN)
+        return self.form
 
     @cached_property
     def units(self) -> UnitTable:
@@ -129,14 +141,14 @@ class Model:
 
     @property
     def is_perceptron(self) -> bool:
-        return isinstance(self.architecture, Perceptron)
+        return isinstance(self.form, Perceptron)
 
     @property
     def decoder(self) -> Decoder:
         """The architecture of a decoder.
 
         Raises:
-            InputError: the model is a perceptron.
+            InputError: the model is a perceptron, or its layers differ.
         """
         if isinstance(self.architecture, Perceptron):
             raise InputError(f"{self.name} is a perceptron; this needs a language model")
@@ -150,7 +162,9 @@ class Model:
     def n_positions(self) -> int | None:
         """How many tokens can be read at a time, where positions are learned; None where there is no limit."""
         table = self.shapes.get("model.embed_positions.weight")
-        return None if table is None else table[0] - self.decoder.family.position_offset
+        if table is None or isinstance(self.form, Perceptron):
+            return None
+        return table[0] - self.form.family.position_offset
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -225,8 +239,8 @@ class Model:
         """
         self.verify()
         dtype = dtype or self.preferred_dtype()
-        if isinstance(self.architecture, Perceptron):
-            network = PerceptronModule(self.architecture)
+        if isinstance(self.form, Perceptron):
+            network = PerceptronModule(self.form)
             network.load_state_dict({name: self.parameters[name] for name in self.parameters})
             return network.to(device=device, dtype=dtype).eval()
         return build_causal_lm(self.config, self.parameters, self._stored, dtype).to(device).eval()
@@ -277,16 +291,21 @@ def _naming(config: Mapping[str, Any]) -> Naming:
     Raises:
         ModelError: it gives no number of heads.
     """
-    model_type = str(config.get("model_type"))
+    stock = stock_config(config)
+    model_type = str(stock.get("model_type"))
     if model_type == "perceptron":
         return CANONICAL
     key = family_of(model_type).heads_key
     try:
-        if (n_heads := int(config[key])) < 1:
+        if (n_heads := int(stock[key])) < 1:
             raise ValueError(f"{key} is {n_heads}")
-        return naming_of(model_type, n_heads)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the configuration is not that of a {model_type} model: {error}") from error
+    return (
+        naming_of_layers(model_type, n_heads, layers_of(config))
+        if is_ragged(config)
+        else naming_of(model_type, n_heads)
+    )
 
 
 def _shapes(parameters: Mapping[str, Any]) -> Shapes:
@@ -295,5 +314,7 @@ def _shapes(parameters: Mapping[str, Any]) -> Shapes:
     return {name: tuple(value.shape) for name, value in parameters.items()} if known is None else known
 
 
-def _architecture(config: Mapping[str, Any], shapes: Shapes) -> Architecture:
+def _form(config: Mapping[str, Any], shapes: Shapes) -> Architecture | Ragged:
+    if is_ragged(config):
+        return ragged(config, shapes)
     return perceptron(config, shapes) if config.get("model_type") == "perceptron" else decoder(config, shapes)

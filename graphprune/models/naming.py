@@ -92,6 +92,7 @@ class Naming:
         inside: modules of a block, by names within the block.
         files: beginnings of names that files have where the network has another, and that.
         buffers: endings of names in older files that are no parameters.
+        groups_of: of each layer, how often alternating thirds do so, where layers differ.
     """
 
     body: str = "model."
@@ -100,6 +101,7 @@ class Naming:
     inside: Mapping[str, Place] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     buffers: tuple[str, ...] = ()
+    groups_of: tuple[int, ...] = ()
 
     @property
     def is_canonical(self) -> bool:
@@ -115,7 +117,8 @@ class Naming:
         if not part:
             return Place(block)
         place = self.within(part)
-        return replace(place, module=f"{block}.{place.module}")
+        groups = self.groups_of[int(layer)] if self.groups_of and place.groups > 1 else place.groups
+        return replace(place, module=f"{block}.{place.module}", groups=groups)
 
     def within(self, part: str) -> Place:
         """Where a module of a block lies, by its name within the block."""

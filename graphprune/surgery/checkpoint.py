@@ -1,7 +1,7 @@
 """Saving a pruned model, then loading it again with stock code to see that it is the one that was meant."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ TOLERANCE = 1e-4
 LOADERS: dict[Rung, str] = {
     "uniform": "loads in stock transformers and whatever reads its checkpoints: all layers have the same width",
     "padded": "loads in stock transformers: layers differ, so each is zero-padded to the widest of them",
+    "ragged": "loads in transformers after `import graphprune`: every layer has widths of its own, nothing is padded",
     "masked": "loads wherever the dense model does, and is neither smaller nor faster: removed weights are zeros",
     "excised": "loads in graphprune: a perceptron's layers have widths of their own",
 }
@@ -34,7 +35,7 @@ class Saved:
 
     Attributes:
         folder: where it is.
-        rung: `uniform`, `padded`, `masked`, or `excised` for a perceptron.
+        rung: `uniform`, `padded`, `ragged`, `masked`, or `excised` for a perceptron.
         why: who can load it, and why this rung.
         max_difference: largest absolute difference of logits to the zeroed dense model, in float32.
         n_parameters: in the checkpoint, padding included.
@@ -79,40 +80,43 @@ def save_pruned(model: Model, mask: Mask, folder: Path, *, rung: str = "auto") -
 
 @dataclass(frozen=True)
 class _Shaped(Mapping[str, torch.Tensor]):
-    """A model's parameters in their new shapes, each made when it is needed."""
+    """A model's parameters in their new shapes, each made when it is needed; those that are left."""
 
     model: Model
     shape: Shape
 
     def __getitem__(self, name: str) -> torch.Tensor:
+        if not self.shape.has(name):
+            raise KeyError(name)
         return self.shape.parameter(name, self.model.parameters[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.model.shapes)
+        return (name for name in self.model.shapes if self.shape.has(name))
 
     def __len__(self) -> int:
-        return len(self.model.shapes)
+        return sum(1 for _ in self)
 
 
 def _write_weights(model: Model, shape: Shape, folder: Path) -> None:
-    shards, stock = list(_shards(model)), model.naming.stock(_Shaped(model, shape))
+    parameters, naming = _Shaped(model, shape), shape.naming or model.naming
+    shards, stock = list(_shards(model, parameters)), naming.stock(parameters)
     weight_map: dict[str, str] = {}
     for index, names in enumerate(progress(shards, "writing the checkpoint", unit="shard")):
         file = "model.safetensors" if len(shards) == 1 else f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {model.naming.in_file(name): stock[name] for name in names}
+        tensors = {naming.in_file(name): stock[name] for name in names}
         save_tensors(folder / file, tensors, {"format": "pt"})
         weight_map |= dict.fromkeys(tensors, file)
     if len(shards) > 1:
         write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
 
 
-def _shards(model: Model) -> Iterator[list[str]]:
+def _shards(model: Model, parameters: Iterable[str]) -> Iterator[list[str]]:
     """Stock names of parameters in shards of at most `SHARD_BYTES` (of four bytes a value, to be safe)."""
     names: list[str] = []
     size, sizes = 0, dict[str, int]()
-    for name, shape in model.shapes.items():
+    for name in parameters:
         stock, _ = model.naming.parameter(name)
-        sizes[stock] = sizes.get(stock, 0) + 4 * torch.Size(shape).numel()
+        sizes[stock] = sizes.get(stock, 0) + 4 * torch.Size(model.shapes[name]).numel()
     for name, n_bytes in sorted(sizes.items()):
         if names and size + n_bytes > SHARD_BYTES:
             yield names

@@ -2,10 +2,11 @@
 
 1. `uniform`: all layers have shrunk alike; the configuration is edited.
 2. `padded`: layers differ; each is zero-padded to the widest, so one width fits all.
-3. `masked`: the original shapes with zeros; the only rung for masks of single weights.
+3. `ragged`: layers differ, and so do their shapes; loads once this package is imported, so it has to be asked for.
+4. `masked`: the original shapes with zeros; the only rung for masks of single weights.
 
-A configuration without ``head_dim`` (GPT-2, GPT-NeoX, OPT) fixes how many heads there are: they are always padded to as
-many, and only neurons make a model smaller.
+A configuration without ``head_dim`` (GPT-2, GPT-NeoX, OPT) fixes how many heads there are: unless ragged, they are
+always padded to as many, and only neurons make a model smaller.
 
 A perceptron is stored by layer widths of its own, so it is simply `excised`.
 """
@@ -22,9 +23,11 @@ from graphprune.core.mask import Mask
 from graphprune.core.units import HEAD, KV_HEAD, NEURON
 from graphprune.models.architecture import Decoder
 from graphprune.models.model import Model
+from graphprune.models.naming import Naming
+from graphprune.models.ragged import Layer, Narrowing, ragged_config
 from graphprune.surgery.cut import Plan
 
-Rung = Literal["uniform", "padded", "masked", "excised"]
+Rung = Literal["uniform", "padded", "ragged", "masked", "excised"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,16 @@ class Shape:
     target: Widths | None = None
     layers: tuple[Widths, ...] = ()
     decoder: Decoder | None = None
+    narrowing: Narrowing | None = None
+
+    def has(self, name: str) -> bool:
+        """Whether a parameter is still there."""
+        return self.narrowing is None or self.narrowing.has(name)
+
+    @property
+    def naming(self) -> Naming | None:
+        """What its parameters are called, if not what the model's are."""
+        return None if self.narrowing is None else self.narrowing.naming
 
     def parameter(self, name: str, tensor: Shaped[torch.Tensor, "..."]) -> Shaped[torch.Tensor, "..."]:
         """One parameter in its new shape."""
@@ -55,6 +68,8 @@ class Shape:
 
     def config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The configuration that goes with it."""
+        if self.narrowing is not None:
+            return ragged_config(config, self.narrowing.layers)
         edited = dict(config)
         if self.target is not None and self.decoder is not None and self.rung in {"uniform", "padded"}:
             family = self.decoder.family
@@ -100,8 +115,8 @@ def shape_of(model: Model, mask: Mask, rung: str = "auto") -> Shape:
     Args:
         model: the dense model.
         mask: what stays.
-        rung: `auto`, `uniform`, `padded` or `masked`; for a perceptron `auto`, `excised` or `masked`; for a mask of
-            single weights `auto` or `masked`.
+        rung: `auto`, `uniform`, `padded`, `ragged` or `masked`; for a perceptron `auto`, `excised` or `masked`; for a
+            mask of single weights `auto` or `masked`.
 
     Raises:
         InputError: the rung is unknown, or the mask doesn't allow it.
@@ -113,12 +128,15 @@ def shape_of(model: Model, mask: Mask, rung: str = "auto") -> Shape:
         if mask.weights:
             return _masked(plan, rung)
         return Shape("masked" if rung == "masked" else "excised", plan)
-    if rung not in {"auto", "uniform", "padded", "masked"}:
-        raise InputError(f"a checkpoint is uniform, padded or masked, not {rung!r}")
+    if rung not in {"auto", "uniform", "padded", "ragged", "masked"}:
+        raise InputError(f"a checkpoint is uniform, padded, ragged or masked, not {rung!r}")
     if rung == "masked" or mask.weights:
         return _masked(plan, rung)
     decoder = model.architecture
     layers = tuple(_widths(mask, layer) for layer in range(decoder.n_layers))
+    if rung == "ragged":
+        left = tuple(Layer(widths.groups * widths.queries, widths.groups, widths.neurons) for widths in layers)
+        return Shape("ragged", plan, narrowing=Narrowing(decoder, model.shapes, left))
     target = _common(decoder, layers)
     best: Rung = "uniform" if all(widths == target for widths in layers) else "padded"
     if best == "padded" and not decoder.family.free_heads and target.neurons == decoder.d_mlp:

@@ -57,7 +57,7 @@ MASKS: dict[str, tuple[dict[int, list[int]], dict[int, int], str]] = {
     "a layer without neurons": ({}, {1: 12}, "padded"),
 }
 every_mask_and_rung = pytest.mark.parametrize(
-    ("which", "rung"), [(which, rung) for which in MASKS for rung in ("auto", "padded", "masked")]
+    ("which", "rung"), [(which, rung) for which in MASKS for rung in ("auto", "padded", "ragged", "masked")]
 )
 
 
@@ -361,8 +361,8 @@ def test_a_rung_that_the_mask_does_not_allow_is_refused(tmp_path: Path) -> None:
     mask = mask_of(model, *MASKS["unequal layers"][:2])
     with pytest.raises(InputError, match="use padded"):
         save_pruned(model, mask, tmp_path / "small", rung="uniform")
-    with pytest.raises(InputError, match="'ragged'"):
-        save_pruned(model, mask, tmp_path / "small", rung="ragged")
+    with pytest.raises(InputError, match="'shrunk'"):
+        save_pruned(model, mask, tmp_path / "small", rung="shrunk")
     with pytest.raises(InputError, match="'padded'"):
         save_pruned(perceptron(), perceptron_mask(perceptron(), 1), tmp_path / "small", rung="padded")
     assert not list(tmp_path.iterdir())

@@ -30,6 +30,9 @@ CENTRALITIES = (
 DIRECTIONS = ("forward", "backward", "both")
 EDGE_SCORES = ("path_mass", "betweenness")
 FOR_MACHINES = ("output_errors", "importance", "predicted_then_measured", "pareto")
+TASK_COLUMNS = (
+    "task", "questions", "acc", "acc_stderr", "acc_norm", "acc_norm_stderr", "retention", "retention_norm",
+)  # fmt: skip
 STRATEGIES = ("surrogate", "paper", "random")
 DESIGNS = ("paper", "tied", "untied", "sobol", "latin")
 PREDICTORS = ("trees", "linear", "both")
@@ -76,6 +79,15 @@ def _calibration(parser: argparse.ArgumentParser) -> None:
 def _machine(parser: Any) -> None:
     parser.add_argument("--device", default="cpu", help="torch device of the forward passes (default cpu)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the forward passes")
+
+
+def _tasks(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("multiple-choice tasks, by lm-eval")
+    group.add_argument(
+        "--tasks", metavar="NAMES", help="names with commas between them: DIR/NAME.jsonl, or lm-eval's own from the hub"
+    )
+    group.add_argument("--tasks-dir", type=Path, metavar="DIR", help="a folder of JSON-lines files of questions")
+    group.add_argument("--limit", type=int, metavar="N", help="the first N questions of every task (default all)")
 
 
 def _add_demo(commands: Any) -> None:
@@ -238,6 +250,7 @@ def _add_search(commands: Any) -> None:
         help="judge on these (default: the windows of the calibration text that statistics don't see)",
     )  # fmt: skip
     inner.add_argument("--max-windows", type=int, default=12, metavar="N", help="of each text (default 12)")
+    _tasks(parser)
     inner.add_argument(
         "--margin", type=float, default=1.0, metavar="NATS",
         help="stop candidates that are so much worse than uniform after a quarter (default 1; inf reads all)",
@@ -369,14 +382,17 @@ def _add_audit(commands: Any) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    parser = _command(commands, "evaluate", _evaluate, "perplexity (or accuracy) and size")
+    parser = _command(commands, "evaluate", _evaluate, "perplexity (or accuracy) and size, and zero-shot accuracy")
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument(
-        "--text", type=Path, required=True, metavar="FILE", help="UTF-8 text (safetensors for a perceptron)"
-    )
+    parser.add_argument("--text", type=Path, metavar="FILE", help="UTF-8 text (safetensors for a perceptron)")
     parser.add_argument("--seq-len", type=int, default=512, metavar="N", help="tokens a window (default 512)")
     parser.add_argument("--max-windows", type=int, metavar="N", help="at most this many, spread evenly over the text")
     parser.add_argument("--batch-size", type=int, metavar="N", help="windows a forward pass (default: by size)")
+    _tasks(parser)
+    parser.add_argument(
+        "--against", metavar="MODEL",
+        help="the dense model, asked the same (default: what the run's own got right, if it has been asked)",
+    )  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, metavar="RUN", help="keep the report in this run folder")
     parser.add_argument("--name", help="of the report")
     _machine(parser)
@@ -565,7 +581,7 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
     goal = Goal(args.sparsity, recipe, final, tuple(args.protect), args.most, args.sequential, margin)
     named = ("evaluations", "pairs", "rounds", "design", "sampler", "seed")
     options = Options(**{name: getattr(args, name) for name in named}, kind=args.predictor)
-    judged = Judged(tuple(args.text), args.max_windows)
+    judged = Judged(tuple(args.text), args.max_windows, _asked(args), args.limit)
     check_search(goal, calibration, judged, options, args.strategy, args.graph_features)
     executor = Executor(args.executor, args.workers, args.address, args.memory)
     _check_name(args.name)
@@ -620,6 +636,7 @@ def _audit(args: argparse.Namespace) -> dict[str, Any]:
 
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from graphprune.core.run import Run
+    from graphprune.examining import examine_step
     from graphprune.models.load import load_model
     from graphprune.pipeline import dtype_of, evaluate_step
 
@@ -630,12 +647,45 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"--{name.replace('_', '-')} is at least 1, not {value}")
     if args.seq_len < 2:
         raise InputError(f"--seq-len is at least 2, not {args.seq_len}")
-    if not args.text.is_file():
+    if args.text is None and args.tasks is None:
+        raise InputError("there is nothing to evaluate on; give --text FILE, --tasks NAMES, or both")
+    if args.text is not None and not args.text.is_file():
         raise InputError(f"the text {args.text} is not there")
+    exam = _exam(args)
+    if args.against is not None and exam is None:
+        raise InputError("--against is the model whose accuracy is retained; give --tasks NAMES")
     run = None if args.output is None else Run.open(args.output)
-    options = {"seq_len": args.seq_len, "max_windows": args.max_windows, "batch_size": args.batch_size}
-    options |= {"dtype": dtype_of(args.dtype), "device": args.device}
-    return evaluate_step(load_model(args.model), args.text, run=run, name=args.name, **options)
+    model, result = load_model(args.model), dict[str, Any]()
+    against = None if args.against is None else load_model(args.against)
+    if args.text is not None:
+        options = {"seq_len": args.seq_len, "max_windows": args.max_windows, "batch_size": args.batch_size}
+        options |= {"dtype": dtype_of(args.dtype), "device": args.device}
+        result = evaluate_step(model, args.text, run=run, name=args.name, **options)
+    if exam is not None:
+        result |= examine_step(model, exam, run=run, against=against, name=args.name)
+    return result
+
+
+def _exam(args: argparse.Namespace) -> Any:
+    """What the model is asked, if anything."""
+    tasks = _asked(args)
+    if not tasks:
+        return None
+    from graphprune.examining import Exam
+
+    return Exam(tasks, args.limit, args.batch_size or Exam.batch_size, args.dtype, args.device)
+
+
+def _asked(args: argparse.Namespace) -> Any:
+    """The tasks that are named."""
+    if args.tasks is None:
+        if args.tasks_dir is not None or args.limit is not None:
+            raise InputError("--tasks-dir and --limit say more of tasks; give --tasks NAMES")
+        return ()
+    from graphprune.evaluation.tasks import find_tasks, lm_eval
+
+    lm_eval()
+    return find_tasks([name.strip() for name in args.tasks.split(",")], args.tasks_dir)
 
 
 def _import(args: argparse.Namespace) -> dict[str, Any]:
@@ -707,7 +757,9 @@ def _show(result: dict[str, Any]) -> None:
     result = {key: value for key, value in result.items() if key not in FOR_MACHINES}
     width = max((len(key) for key in result), default=0)
     for key, value in result.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
+        if key == "tasks":
+            _show_table([TASK_COLUMNS, *([_cell(row.get(column)) for column in TASK_COLUMNS] for row in value)])
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
             print(f"{key}:")
             for row in value:
                 print("  " + "  ".join(f"{x:.6g}" if isinstance(x, float) else str(x) for x in row.values()))
@@ -715,6 +767,10 @@ def _show(result: dict[str, Any]) -> None:
             print(f"{key:<{width}}  " + ", ".join(f"{name} {x}" for name, x in value.items()))
         else:
             print(f"{key:<{width}}  {f'{value:.6g}' if isinstance(value, float) else value}")
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _show_ranks(results: list[dict[str, Any]]) -> None:

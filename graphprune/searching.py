@@ -18,13 +18,15 @@ from graphprune.core.errors import FormatError, InputError
 from graphprune.core.io import digest, file_digest, read_json, write_json
 from graphprune.core.run import Run, checked_name
 from graphprune.core.scores import Scores
+from graphprune.evaluation.tasks import Accuracy
+from graphprune.evaluation.tasks import Task as Questions
 from graphprune.methods import BY_CURVES, BY_GRAPH, Cut, Recipe
 from graphprune.models.model import Model
 from graphprune.pipeline import Calibration, prune_step, score_step
 from graphprune.prediction.architecture import Architecture, Space
 from graphprune.prediction.data import Data, GraphFeatures
 from graphprune.prediction.executors import Executor, measured
-from graphprune.prediction.measure import Job, Stop, prepared
+from graphprune.prediction.measure import ACCURACY, Job, Judge, Stop, prepared
 from graphprune.prediction.pairs import Origin, Pair, PairStore, origin_of
 from graphprune.prediction.predictor import Predictor, learn
 from graphprune.prediction.report import agreement, compared, coverage, learning_curve
@@ -46,10 +48,14 @@ class Judged:
     Attributes:
         texts: files; none for what the statistics leave of the calibration text.
         max_windows: of each, at most, spread evenly.
+        tasks: local questions, whose accuracies are further targets.
+        limit: the first so many questions of every task; all by default.
     """
 
     texts: tuple[Path, ...] = ()
     max_windows: int = 12
+    tasks: tuple[Questions, ...] = ()
+    limit: int | None = None
 
     def check(self, calibration: Calibration) -> None:
         """Checks all that needs no model.
@@ -61,6 +67,8 @@ class Judged:
             raise InputError("a search needs calibration; give --calibration FILE")
         if self.max_windows < 2:
             raise InputError(f"candidates are judged on at least 2 windows, not {self.max_windows}")
+        for task in self.tasks:
+            Accuracy(task, None, self.limit)
         stems = [path.stem for path in self.texts]
         for path in self.texts:
             if not path.is_file():
@@ -87,6 +95,10 @@ class Judged:
             raise InputError("a search needs calibration; give --calibration FILE")
         everything = windows(model.tokenizer, read_text(calibration.text), seq_len, needed=n + 2)
         return {calibration.text.stem: spread(left_over(everything, n, seed), self.max_windows)}
+
+    def judges(self, model: Model) -> dict[str, Judge]:
+        """What else is measured of a candidate."""
+        return {f"{ACCURACY}{task.name}": Accuracy(task, model.tokenizer, self.limit) for task in self.tasks}
 
 
 @dataclass(frozen=True)
@@ -192,7 +204,10 @@ class Bench:
         rows = judged.rows(model, calibration)
         kept = partial(_kept_scores, model, run, calibration)
         evidence = replace(calibration.evidence(model, run), scored=kept)
-        job = prepared(evidence, goal.recipe, rows, scratch=run.folder / "stats", sequential=goal.sequential)
+        job = prepared(
+            evidence, goal.recipe, rows, scratch=run.folder / "stats", sequential=goal.sequential,
+            judges=judged.judges(model),
+        )  # fmt: skip
         name = f"{goal.recipe.scorer}-{digest(asdict(job.origin))[:8]}"
         store = PairStore(run.folder / "pairs" / f"{name}.jsonl", job.origin)
         about: dict[str, Any] = {
@@ -265,6 +280,7 @@ def search_step(
     settings |= {"against": None if against is None else list(against), "max_windows": judged.max_windows}
     settings["graph"] = None if graph is None else file_digest(graph)
     texts = [file_digest(path) for path in judged.texts]
+    texts += [digest([task.name, task.key, judged.limit]) for task in judged.tasks]
     inputs = digest([model.identity, settings, calibration.key(), texts, rung])
     if (found := run.finished(f"search {label}", inputs)) is not None:
         return found | {"found": True}

@@ -99,7 +99,7 @@ class Job:
         hessians: a file of what the dense model's layers read, if there is repair and no pass.
         folder: the dense model, for other processes.
         judges: what else is measured of a pruned network, by name (`accuracy.NAME`: higher = better, else lower);
-            functions that other processes can import.
+            functions that other processes can import; a `key` tells apart those that measure something else.
         stop: when a candidate is hopeless; None reads all windows of all of them.
         dtype, device: of the forward passes.
     """
@@ -132,7 +132,8 @@ class Job:
         recipe = {name: value for name, value in vars(self.recipe).items() if name != "cut"}
         recipe["cut"] = {name: value for name, value in vars(self.recipe.cut).items() if name != "allocation"}
         method = [recipe, self.calibration.tolist(), self.scores is None, str(self.dtype)]
-        text = [{name: rows.tolist() for name, rows in self.texts.items()}, sorted(self.judges)]
+        judges = [[name, getattr(judge, "key", None)] for name, judge in sorted(self.judges.items())]
+        text = [{name: rows.tolist() for name, rows in self.texts.items()}, judges]
         return Origin(self.model, digest(method), digest(text))
 
 
@@ -347,6 +348,8 @@ class Bench:
 
     def _losses(self, network: Any, rows: Rows) -> list[float]:
         """Nats a token of every window."""
+        if not len(rows):  # all of a short text were read before it was decided whether to stop
+            return []
         size = max(1, LOGITS // (rows.shape[1] * int(network.config.vocab_size)))
         found: list[float] = []
         with torch.inference_mode():

@@ -769,10 +769,6 @@ def _show(result: dict[str, Any]) -> None:
             print(f"{key:<{width}}  {f'{value:.6g}' if isinstance(value, float) else value}")
 
 
-def _cell(value: object) -> str:
-    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
 def _show_ranks(results: list[dict[str, Any]]) -> None:
     """A line a centrality, then their highest heads and neurons side by side."""
     facts = [("centrality", "direction", "scaled to", "solver", "residual", "scores")]

@@ -53,7 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     steps = (_add_demo, _add_fetch, _add_export, _add_convert, _add_rank, _add_score, _add_prune, _add_evaluate)
     masks = (_add_import, _add_vote, _add_mask)
-    for add in (*steps, _add_search, _add_predict, *masks, _add_compare, _add_audit, _add_report):
+    views = (_add_compare, _add_audit, _add_report, _add_explore, _add_render)
+    for add in (*steps, _add_search, _add_predict, *masks, *views):
         add(commands)
     return parser
 
@@ -396,6 +397,27 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="RUN", help="keep the report in this run folder")
     parser.add_argument("--name", help="of the report")
     _machine(parser)
+
+
+def _add_explore(commands: Any) -> None:
+    parser = _command(commands, "explore", _explore, "a web application that shows a run and prunes from it")
+    parser.add_argument("folder", type=Path, metavar="RUN")
+    parser.add_argument("--port", type=int, default=8050, help="(default 8050)")
+    parser.add_argument("--host", default="127.0.0.1", help="(default 127.0.0.1: this machine alone)")
+    parser.add_argument("--token", help="what a browser must know; needed with another --host")
+
+
+def _add_render(commands: Any) -> None:
+    parser = _command(commands, "render", _render, "a figure of the explorer as a file, without opening it")
+    parser.add_argument("folder", type=Path, metavar="RUN")
+    parser.add_argument(
+        "--view", required=True, metavar="FIGURE?STATE", help="as in the explorer's link: 'anatomy?score=wanda'"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help=".png, .svg, .pdf, .html, .csv or .json"
+    )
+    parser.add_argument("--width", type=int, default=1200, help="of an image, in pixels (default 1200)")
+    parser.add_argument("--height", type=int, help="likewise (default: the figure's own)")
 
 
 def _options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -752,6 +774,27 @@ def _check_file(path: Path) -> None:
         raise InputError(f"{path} is not there")
 
 
+def _explore(args: argparse.Namespace) -> dict[str, Any]:
+    if not 0 < args.port < 1 << 16:
+        raise InputError(f"a port is between 1 and 65535, not {args.port}")
+    from graphprune.explorer import serve
+
+    def announce(address: str) -> None:
+        print(json.dumps({"address": address}) if args.json else f"Open {address} (Ctrl-C ends it)", flush=True)
+
+    serve(args.folder, host=args.host, port=args.port, token=args.token, announce=announce)
+    return {}
+
+
+def _render(args: argparse.Namespace) -> dict[str, Any]:
+    for name in ("width", "height"):
+        if (value := getattr(args, name)) is not None and not 100 <= value <= 10_000:
+            raise InputError(f"--{name} is between 100 and 10000 pixels, not {value}")
+    from graphprune.explorer import render
+
+    return dict(render(args.folder, args.view, args.output, width=args.width, height=args.height))
+
+
 def _show(result: dict[str, Any]) -> None:
     """A result for people: one line a fact."""
     result = {key: value for key, value in result.items() if key not in FOR_MACHINES}
@@ -918,6 +961,8 @@ def _explained(error: Exception) -> int:
 
 
 def _print(args: argparse.Namespace, result: dict[str, Any]) -> None:
+    if args.command == "explore":  # has said its address
+        return
     if args.json:
         print(json.dumps(result))
     elif args.command == "fetch":

@@ -4,6 +4,8 @@ from graphprune.plots.agreement import agreement as agreement
 from graphprune.plots.comparison import agreement_matrix as agreement_matrix
 from graphprune.plots.comparison import block_agreement as block_agreement
 from graphprune.plots.comparison import overlap_curves as overlap_curves
+from graphprune.plots.anatomy import anatomy as anatomy
+from graphprune.plots.anatomy import sparsity_by_block as sparsity_by_block
 from graphprune.plots.prediction import importance as importance
 from graphprune.plots.prediction import learning_curve as learning_curve
 from graphprune.plots.prediction import predicted_and_measured as predicted_and_measured
@@ -21,6 +23,7 @@ __all__ = [
     "agreement",
     "agreement_matrix",
     "block_agreement",
+    "anatomy",
     "importance",
     "learning_curve",
     "overlap_curves",
@@ -30,4 +33,5 @@ __all__ = [
     "ranked",
     "removed",
     "scatter",
+    "sparsity_by_block",
 ]

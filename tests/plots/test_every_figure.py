@@ -9,8 +9,10 @@ import pytest
 from graphprune import plots
 from graphprune.core.graph import ModelGraph
 from graphprune.core.mask import Mask
+from tests.families import decoder
 from tests.plots.made import compared, measured
 
+UNITS = decoder("llama").units
 FIGURES: dict[str, Callable[[ModelGraph], go.Figure]] = {
     "profile": lambda graph: plots.profile(graph, [measured(graph)]),
     "agreement": lambda graph: plots.agreement(graph, [measured(graph, "katz"), measured(graph, "hits")]),
@@ -26,11 +28,10 @@ FIGURES: dict[str, Callable[[ModelGraph], go.Figure]] = {
     "agreement_matrix": lambda _: plots.agreement_matrix(compared()),
     "overlap_curves": lambda _: plots.overlap_curves(compared(), "a"),
     "block_agreement": lambda _: plots.block_agreement(compared(), "a"),
+    "anatomy": lambda _: plots.anatomy(UNITS),
+    "sparsity_by_block": lambda _: plots.sparsity_by_block(UNITS, {"all": Mask.full(UNITS)}),
 }
-OF_NO_GRAPH = (
-    "importance", "learning_curve", "predicted_and_measured", "quality", "removed", "agreement_matrix",
-    "overlap_curves", "block_agreement",
-)  # fmt: skip
+OF_A_GRAPH = ("profile", "agreement", "ranked", "scatter")
 every_figure = pytest.mark.parametrize("name", FIGURES)
 
 
@@ -43,7 +44,7 @@ def test_says_what_it_shows_and_of_what(name: str, graph: ModelGraph) -> None:
     layout = FIGURES[name](graph).layout
     assert len(layout.title.text) > 10
     assert layout.title.text[0].isupper()
-    assert layout.title.subtitle.text.startswith("llama, edges weigh |W|") == (name not in OF_NO_GRAPH)
+    assert layout.title.subtitle.text.startswith("llama, edges weigh |W|") == (name in OF_A_GRAPH)
     assert len(layout.title.subtitle.text) > 10
     assert layout.font.family == "Arial, Helvetica, sans-serif"
     assert layout.height > 200

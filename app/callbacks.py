@@ -1,0 +1,103 @@
+"""What happens in the page. The address is the only state: controls write it, everything else is drawn from it."""
+
+from typing import Any
+
+from dash import ALL, MATCH, ClientsideFunction, Dash, Input, Output, State, ctx, no_update
+
+from graphprune.core.errors import GraphpruneError
+
+from . import shell
+from .data import RunData
+from .parts import note
+from .state import State as Shown
+from .views import TEXTS, drawn
+
+Many = list[Any]
+ADDRESS = Input("url", "search")
+
+
+def _of(part: str, name: Any = MATCH) -> dict[str, Any]:
+    return {"part": part, "name": name}
+
+
+def register(app: Dash, data: RunData) -> None:
+    """Adds the callbacks to an application."""
+
+    def bind(search: str, values: Many, ids: list[dict[str, str]]) -> tuple[Any, Many]:
+        """Controls follow the address, and the address follows the control that was moved."""
+        try:
+            state = Shown.parse(search)
+        except GraphpruneError:  # the page says so
+            return no_update, [no_update] * len(ids)
+        seen = data.resolved(state)
+        told = {each["control"]: value for each, value in zip(ids, values, strict=True)}
+        if isinstance(ctx.triggered_id, dict):
+            moved = ctx.triggered_id["control"]
+            value = "" if told[moved] is None else told[moved]
+            if value == getattr(
+                seen, moved
+            ):  # a page has come; what waits for the address would be dropped on no_update
+                return search, [no_update] * len(ids)
+            return state.given({moved: value}).query(), [no_update] * len(ids)
+        return no_update, [_changed(getattr(seen, each["control"]), told[each["control"]]) for each in ids]
+
+    def show(search: str, shown: str | None) -> tuple[Any, Any, Any]:
+        try:
+            state = Shown.parse(search)
+        except GraphpruneError as error:
+            return [note(str(error), title="This link can't be shown", colour="red")], None, "light"
+        if shown == state.view:
+            return no_update, no_update, state.theme
+        try:
+            return shell.page(data, data.resolved(state)), state.view, state.theme
+        except GraphpruneError as error:
+            return [note(str(error), title="This run can't be shown", colour="red")], None, state.theme
+
+    def draw(search: str, which: dict[str, str]) -> tuple[Any, Any, Any]:
+        figure = drawn(which["name"], data, data.resolved(Shown.parse(search)))
+        title, subtitle = figure.layout.title.text, figure.layout.title.subtitle.text
+        figure.update_layout(title={"text": None, "subtitle": {"text": None}}, margin_t=30)
+        return figure, title, subtitle
+
+    def write(search: str, which: dict[str, str]) -> Any:
+        try:
+            return TEXTS[which["name"]](data, data.resolved(Shown.parse(search)))
+        except GraphpruneError as error:
+            return note(str(error), colour="yellow")
+
+    def click(_: Many, search: str) -> Any:
+        point: dict[str, Any] = next((each["value"]["points"][0] for each in ctx.triggered if each["value"]), {})
+        unit = point.get("customdata")
+        name = unit[0] if isinstance(unit, list) and unit else unit
+        return Shown.parse(search).given({"unit": name}).query() if isinstance(name, str) else no_update
+
+    app.callback(
+        Output("url", "search"), Output({"control": ALL}, "value"), ADDRESS, Input({"control": ALL}, "value"),
+        State({"control": ALL}, "id"),
+    )(bind)  # fmt: skip
+    app.callback(
+        Output("page", "children"), Output("shown", "data"), Output("theme", "forceColorScheme"), ADDRESS,
+        State("shown", "data"),
+    )(show)  # fmt: skip
+    app.callback(
+        Output(_of("figure"), "figure"), Output(_of("title"), "children"), Output(_of("subtitle"), "children"), ADDRESS,
+        State(_of("figure"), "id"),
+    )(draw)  # fmt: skip
+    app.callback(Output(_of("text"), "children"), ADDRESS, State(_of("text"), "id"))(write)
+    app.callback(
+        Output("url", "search", allow_duplicate=True), Input(_of("figure", ALL), "clickData"), State("url", "search"),
+        prevent_initial_call=True,
+    )(click)  # fmt: skip
+    app.clientside_callback(
+        ClientsideFunction("graphprune", "copy"), Output("copy", "children"), Input("copy", "n_clicks"),
+        prevent_initial_call=True,
+    )  # fmt: skip
+    app.clientside_callback(
+        ClientsideFunction("graphprune", "download"), Output({"part": ALL, "download": MATCH}, "disabled"),
+        Input({"part": ALL, "download": MATCH}, "n_clicks"), State({"part": ALL, "download": MATCH}, "id"),
+        prevent_initial_call=True,
+    )  # fmt: skip
+
+
+def _changed(wanted: Any, there: Any) -> Any:
+    return no_update if wanted == there or (not wanted and there is None) else wanted

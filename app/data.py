@@ -1,0 +1,181 @@
+"""What lies in a run folder, read when it is first shown and again when it has changed. Nothing else touches the disk.
+
+Files are chosen from a listing of the folder; a name from the browser that isn't in it opens nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from graphprune.core.errors import GraphpruneError, InputError
+from graphprune.core.graph import ModelGraph
+from graphprune.core.graph_store import load_graph
+from graphprune.core.io import read_json
+from graphprune.core.mask import Mask
+from graphprune.core.run import Run
+from graphprune.core.scores import Scores
+from graphprune.core.units import UnitTable
+from graphprune.models.load import load_model
+from graphprune.models.model import Model
+
+from .state import State
+
+Stamp = tuple[int, int]  # when a file was written, and its size
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run folder as the explorer sees it.
+
+    Attributes:
+        folder: the run folder, which may be missing, damaged or half-finished.
+    """
+
+    folder: Path
+
+    def run(self) -> Run:
+        """The run.
+
+        Raises:
+            GraphpruneError: there is none, or it is damaged; the sentence says what to do.
+        """
+        if not self.folder.is_dir():
+            raise InputError(f"there is no folder {self.folder}; `graphprune demo -o {self.folder}` makes a run in it")
+        return Run.open(self.folder)
+
+    def manifest(self) -> dict[str, Any]:
+        return self.run().manifest()
+
+    def name(self) -> str:
+        """What the model is called."""
+        return str(self.manifest()["model"].get("name", "the model"))
+
+    def model(self) -> Model:
+        """The dense model that the run is of.
+
+        Raises:
+            GraphpruneError: it isn't where it was, or another one is there now.
+        """
+        facts = self.manifest()["model"]
+        source = facts.get("folder") or facts.get("name")
+        if source is None:
+            raise InputError("this run is of a model in memory; save it to a folder to look at its units")
+        return _model(str(source), facts["identity"])
+
+    def units(self) -> UnitTable:
+        return self.model().units
+
+    def graph(self) -> ModelGraph:
+        """The run's graph, memory-mapped.
+
+        Raises:
+            GraphpruneError: there is none, or it is damaged.
+        """
+        path = self.run().graph_folder / "manifest.json"
+        if not path.is_file():
+            name = self.manifest()["model"].get("name", "MODEL")
+            raise InputError(f"this run has no graph yet; `graphprune export {name} -o {self.folder}` makes it")
+        return _graph(path.parent, _stamp(path))
+
+    def scores_there(self) -> tuple[str, ...]:
+        return self._listed("scores", ".safetensors")
+
+    def masks_there(self) -> tuple[str, ...]:
+        return self._listed("masks", ".safetensors")
+
+    def evaluations_there(self) -> tuple[str, ...]:
+        return self._listed("evaluations", ".json")
+
+    def resolved(self, state: State) -> State:
+        """The state with the scores that are meant where it names none: the run's first, and another one beside it."""
+        there = self.scores_there()
+        score = state.score or next(iter(there), "")
+        return replace(state, score=score, against=state.against or next((n for n in there if n != score), ""))
+
+    def scores(self, name: str) -> Scores:
+        """The scores in a file of the run; the first one if no name is given.
+
+        Raises:
+            GraphpruneError: there is no such file, or it is damaged.
+        """
+        path = self._chosen("scores", name, self.scores_there(), ".safetensors", "score MODEL --scorer NAME -o")
+        return _scores(path, _stamp(path))
+
+    def score_path(self, name: str) -> Path:
+        return self._chosen("scores", name, self.scores_there(), ".safetensors", "score MODEL --scorer NAME -o")
+
+    def mask(self, name: str) -> Mask:
+        """A mask of the run.
+
+        Raises:
+            GraphpruneError: there is no such file, or it is damaged.
+        """
+        path = self._chosen("masks", name, self.masks_there(), ".safetensors", "prune MODEL --method NAME -o")
+        return _mask(path, _stamp(path), self.folder)
+
+    def evaluation(self, name: str) -> dict[str, Any]:
+        return read_json(self._chosen("evaluations", name, self.evaluations_there(), ".json", "evaluate MODEL -o"))
+
+    def documents(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Everything in one of the run's folders of JSON: `evaluations`, `searches`, `predictions`."""
+        return {name: read_json(self.folder / kind / f"{name}.json") for name in self._listed(kind, ".json")}
+
+    def steps(self) -> Mapping[str, Mapping[str, Any]]:
+        """What has been done, by name of the step."""
+        steps = self.manifest().get("steps", {})
+        return {name: step for name, step in steps.items() if isinstance(step, dict)}
+
+    def unfinished(self) -> bool:
+        """Whether a step was killed and would go on where it stopped."""
+        folder = self.folder / "blocks"
+        return folder.is_dir() and any(folder.iterdir())
+
+    def problem(self) -> str | None:
+        """Why nothing can be shown of this folder, in one sentence; None if something can."""
+        try:
+            self.run()
+        except GraphpruneError as error:
+            return str(error)
+        return None
+
+    def _listed(self, kind: str, suffix: str) -> tuple[str, ...]:
+        paths = (self.folder / kind).glob(f"*{suffix}") if (self.folder / kind).is_dir() else ()
+        return tuple(sorted(path.name.removesuffix(suffix) for path in paths if not path.name.startswith(".")))
+
+    def _chosen(self, kind: str, name: str, there: tuple[str, ...], suffix: str, makes: str) -> Path:
+        if not there:
+            raise InputError(f"this run has no {kind} yet; `graphprune {makes} {self.folder}` makes some")
+        if name and name not in there:
+            raise InputError(f"this run has no {kind} named {name!r}; it has {', '.join(there)}")
+        return self.folder / kind / f"{name or there[0]}{suffix}"
+
+
+def _stamp(path: Path) -> Stamp:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
+
+
+@lru_cache(maxsize=4)
+def _model(source: str, identity: str) -> Model:
+    model = load_model(source)
+    if model.identity != identity:
+        raise InputError(f"{source} holds another model now than the one that this run is of")
+    return model
+
+
+@lru_cache(maxsize=2)
+def _graph(folder: Path, stamp: Stamp) -> ModelGraph:  # noqa: ARG001 - a changed file is read again
+    return load_graph(folder)
+
+
+@lru_cache(maxsize=64)
+def _scores(path: Path, stamp: Stamp) -> Scores:  # noqa: ARG001 - likewise
+    return Scores.load(path)
+
+
+@lru_cache(maxsize=64)
+def _mask(path: Path, stamp: Stamp, folder: Path) -> Mask:  # noqa: ARG001 - likewise
+    model = RunData(folder).model()
+    return Mask.load(path, model.units, model.identity, model.shapes)

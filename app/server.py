@@ -1,0 +1,73 @@
+"""The application and the server: everything is made here, nothing at import."""
+
+import secrets
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from dash import Dash
+from flask import Response, abort, request
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from graphprune.core.errors import GraphpruneError, InputError
+
+from . import callbacks, shell
+from .data import RunData
+from .rendering import TYPES, as_text
+from .security import LOCAL, Guard
+from .state import State
+from .views import FIGURES
+
+
+def build(folder: Path, *, token: str | None, host: str, port: int) -> Dash:
+    """The application for a run folder, guarded."""
+    data = RunData(folder.expanduser().absolute())
+    app = Dash(
+        "graphprune", title=f"graphprune: {data.folder.name}", update_title="", serve_locally=True,
+        assets_folder=str(Path(__file__).parent / "assets"), suppress_callback_exceptions=True,
+        meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
+    )  # fmt: skip
+    app.layout = lambda: shell.frame(data)
+    callbacks.register(app, data)
+    Guard(token or secrets.token_urlsafe(16), host, port, is_open=token is None).protect(app.server)
+    app.server.add_url_rule("/download/<name>.<kind>", "download", lambda name, kind: _download(data, name, kind))
+    return app
+
+
+def _download(data: RunData, name: str, kind: str) -> Response:
+    """The numbers of a figure, as the address describes it."""
+    if name not in FIGURES or kind not in {"csv", "json"}:
+        abort(404)
+    try:
+        state = data.resolved(State.parse(request.query_string.decode()))
+        text = as_text(FIGURES[name](data, state), kind)
+    except (GraphpruneError, ValueError) as error:
+        abort(400, str(error))
+    headers = {"Content-Disposition": f'attachment; filename="{name}.{kind}"'}
+    return Response(text, mimetype=TYPES[kind], headers=headers)
+
+
+def run_server(folder: Path, *, host: str, port: int, token: str | None, announce: Callable[[str], None]) -> None:
+    """Serves until interrupted.
+
+    Raises:
+        InputError: the address is taken, or one beyond this machine is asked for without a token.
+    """
+    if host not in LOCAL and not token:
+        raise InputError(f"on {host} others can reach the explorer; choose a token that they need: --token SECRET")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InputError(f"{host}:{port} can't be served on ({error.strerror}); try another --port") from error
+    app = build(folder, token=token, host=host, port=port)
+    server = make_server(host, port, app.server, threaded=True, request_handler=Quiet)
+    announce(f"http://{host}:{port}/{f'?token={token}' if token else ''}")
+    server.serve_forever()
+
+
+class Quiet(WSGIRequestHandler):
+    """Says nothing of every request."""
+
+    def log_request(self, *_: object) -> None: ...

@@ -1,0 +1,43 @@
+"""The pages, and everything that is drawn or written on them, by name."""
+
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import plotly.graph_objects as go
+
+from graphprune.core.errors import GraphpruneError
+from graphprune.plots.style import FONT, dark
+
+from . import overview, selection
+from .data import RunData
+from .state import State
+
+Drawn = Callable[[RunData, State], go.Figure]
+Written = Callable[[RunData, State], Any]
+
+PAGES: Mapping[str, ModuleType] = {"overview": overview}
+FIGURES: Mapping[str, Drawn] = {name: each for page in PAGES.values() for name, each in page.FIGURES.items()}
+TEXTS: Mapping[str, Written] = {
+    **{name: each for page in PAGES.values() for name, each in page.TEXTS.items()},
+    **selection.TEXTS,
+}
+
+
+def drawn(name: str, data: RunData, state: State) -> go.Figure:
+    """A figure in the theme of the page; where it can't be drawn, one that says why."""
+    try:
+        figure = FIGURES[name](data, state)
+    except (GraphpruneError, ValueError) as error:
+        figure = explained(str(error))
+    figure.update_layout(width=None, autosize=True)
+    return dark(figure) if state.theme == "dark" else figure
+
+
+def explained(sentence: str) -> go.Figure:
+    """An empty figure with a sentence."""
+    figure = go.Figure()
+    figure.update_layout(template="plotly_white", height=320, font_family=FONT, title_text="Nothing to show here yet")
+    figure.update_layout(title_subtitle_text=sentence[:1].upper() + sentence[1:])
+    figure.update_xaxes(visible=False)
+    return figure.update_yaxes(visible=False)

@@ -1,0 +1,85 @@
+"""A run of the shipped model, a server that shows it, and a browser."""
+
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from werkzeug.serving import make_server
+
+from graphprune.explorer import create_app
+from graphprune.explorer.server import Quiet
+from graphprune.methods import Recipe
+from graphprune.models.model import Model
+from graphprune.pipeline import Calibration, export_step, open_run, prune_step, rank_step, score_step
+from tests.cli.runner import CALIBRATION
+
+expect.set_options(timeout=30_000)  # on a busy machine
+
+
+@pytest.fixture(scope="session")
+def run_folder(tiny: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph, three scores and a mask. Tests that change it copy it first."""
+    folder = tmp_path_factory.mktemp("explored") / "run"
+    run, calibration = open_run(folder, tiny), Calibration(CALIBRATION, n_samples=4, seq_len=64)
+    export_step(tiny, run, calibration=calibration)
+    rank_step(run, direction="backward", personalization="outputs")
+    for scorer in ("magnitude", "wanda"):
+        score_step(tiny, run, scorer=scorer, calibration=calibration)
+    prune_step(tiny, run, recipe=Recipe.of("wanda"), sparsity=0.2, calibration=calibration, name="wanda-0.2")
+    return folder
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = make_server(
+        "127.0.0.1", port, create_app(folder, port=port).server, threaded=True, request_handler=Quiet
+    )  # fmt: skip
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.socket.close()
+
+
+@pytest.fixture(scope="session")
+def address(run_folder: Path) -> Iterator[str]:
+    with served(run_folder) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("there is no Chromium on this machine")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of its own, in which nothing may go wrong unnoticed."""
+    context = browser.new_context(viewport={"width": 1400, "height": 1000}, accept_downloads=True)
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    errors: list[str] = []
+    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    context.close()
+    assert not errors, errors

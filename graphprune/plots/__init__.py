@@ -1,11 +1,11 @@
 """Figures: pure functions from artefacts to Plotly figures; nothing is written, shown, or set for others."""
 
 from graphprune.plots.agreement import agreement as agreement
+from graphprune.plots.anatomy import anatomy as anatomy
+from graphprune.plots.anatomy import sparsity_by_block as sparsity_by_block
 from graphprune.plots.comparison import agreement_matrix as agreement_matrix
 from graphprune.plots.comparison import block_agreement as block_agreement
 from graphprune.plots.comparison import overlap_curves as overlap_curves
-from graphprune.plots.anatomy import anatomy as anatomy
-from graphprune.plots.anatomy import sparsity_by_block as sparsity_by_block
 from graphprune.plots.prediction import importance as importance
 from graphprune.plots.prediction import learning_curve as learning_curve
 from graphprune.plots.prediction import predicted_and_measured as predicted_and_measured
@@ -22,8 +22,8 @@ __all__ = [
     "Point",
     "agreement",
     "agreement_matrix",
-    "block_agreement",
     "anatomy",
+    "block_agreement",
     "importance",
     "learning_curve",
     "overlap_curves",

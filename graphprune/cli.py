@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     steps = (_add_demo, _add_fetch, _add_export, _add_convert, _add_rank, _add_score, _add_prune, _add_evaluate)
     masks = (_add_import, _add_vote, _add_mask)
     views = (_add_compare, _add_audit, _add_report, _add_explore, _add_render)
-    for add in (*steps, _add_search, _add_predict, *masks, *views):
+    for add in (*steps, _add_cost, _add_search, _add_predict, *masks, *views):
         add(commands)
     return parser
 
@@ -418,6 +418,20 @@ def _add_render(commands: Any) -> None:
     )
     parser.add_argument("--width", type=int, default=1200, help="of an image, in pixels (default 1200)")
     parser.add_argument("--height", type=int, help="likewise (default: the figure's own)")
+
+
+def _add_cost(commands: Any) -> None:
+    parser = _command(commands, "cost", _cost, "size, FLOPs, memory and speed of models, dense and pruned side by side")
+    parser.add_argument("model", metavar="DENSE", help="what the others are compared with")
+    parser.add_argument("pruned", nargs="+", metavar="PRUNED", help="checkpoints pruned from it")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4], metavar="N", help="(default 1 4)")
+    parser.add_argument("--prompt", type=int, default=128, metavar="N", help="tokens that are read at once (128)")
+    parser.add_argument("--new-tokens", type=int, default=32, metavar="N", help="then decoded one by one (default 32)")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="turns that the models take (default 5)")
+    parser.add_argument("--no-memory", action="store_true", help="don't measure peak memory, a process for each model")
+    parser.add_argument("-o", "--output", type=Path, metavar="RUN", help="keep the report in this run folder")
+    parser.add_argument("--name", help="of the report (default cost)")
+    _machine(parser)
 
 
 def _options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -795,6 +809,34 @@ def _render(args: argparse.Namespace) -> dict[str, Any]:
     return dict(render(args.folder, args.view, args.output, width=args.width, height=args.height))
 
 
+def _cost(args: argparse.Namespace) -> dict[str, Any]:
+    from graphprune.core.run import Run
+    from graphprune.costing import cost_step
+    from graphprune.evaluation.speed import Workload
+    from graphprune.models.load import load_model
+    from graphprune.pipeline import dtype_of
+
+    _check_device(args.device)
+    _check_name(args.name)
+    workload = Workload(tuple(args.batch_sizes), args.prompt, args.new_tokens, args.repeats)
+    run = None if args.output is None else Run.open(args.output)
+    models = [load_model(source) for source in (args.model, *args.pruned)]
+    return cost_step(
+        models, workload, dtype=dtype_of(args.dtype), device=args.device, memory=not args.no_memory, run=run,
+        name=args.name,
+    )  # fmt: skip
+
+
+def _show_cost(report: dict[str, Any]) -> None:
+    from graphprune.costing import tables
+
+    print(f"{report['dtype']} on {report['device']}, {report['threads']} threads")
+    for table in tables(report):
+        print()
+        _show_table(table)
+    print(f"\n{report['why_no_speed']}\nbound: {report['bound']}")
+
+
 def _show(result: dict[str, Any]) -> None:
     """A result for people: one line a fact."""
     result = {key: value for key, value in result.items() if key not in FOR_MACHINES}
@@ -977,6 +1019,8 @@ def _print(args: argparse.Namespace, result: dict[str, Any]) -> None:
         _show_mask(result)
     elif args.command == "audit":
         _show_verdicts(result["verdicts"])
+    elif args.command == "cost":
+        _show_cost(result)
     elif args.command != "demo":
         _show(result)
     sys.stdout.flush()

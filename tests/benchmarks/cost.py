@@ -1,0 +1,59 @@
+"""What a pruned model really saves: size, FLOPs, memory and speed, dense, masked, padded and ragged in one run.
+
+python -m tests.benchmarks.cost [--model smollm2-135m] [--sparsity 0.4] [--repeats 7]
+
+Speed depends on shapes and not on which units go, so they are drawn at random, one head from every key/value group,
+with SlimGPT's logarithmic schedule (`log`, which spares early layers) and with the same share of every layer
+(`uniform`). Only the speed is a result here: nobody wants the model.
+"""
+
+import argparse
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from graphprune import load_model
+from graphprune.costing import cost_step, tables
+from graphprune.evaluation.cost import ASSUMES, WHY_NO_SPEED
+from graphprune.evaluation.speed import Workload
+from graphprune.methods import Cut, Recipe
+from graphprune.models.model import DTYPES
+from graphprune.pruning import Evidence, apply
+from graphprune.surgery.checkpoint import save_pruned
+
+RUNGS = (("log", "masked"), ("log", "padded"), ("log", "ragged"), ("uniform", "ragged"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--sparsity", type=float, default=0.4, help="of the blocks' parameters")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--prompt", type=int, default=128)
+    parser.add_argument("--new-tokens", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--dtype", choices=DTYPES)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    dense = load_model(args.model)
+    workload = Workload(tuple(args.batch_sizes), args.prompt, args.new_tokens, args.repeats)
+    with TemporaryDirectory() as folder:
+        models = [dense]
+        for allocation, rung in RUNGS:
+            recipe = Recipe.of("random", cut=Cut(allocation, head_mode="balanced"))
+            mask = apply(recipe, args.sparsity, Evidence(dense)).mask
+            saved = save_pruned(dense, mask, Path(folder) / f"{allocation}-{rung}", rung=rung)
+            models.append(load_model(saved.folder))
+        dtype = None if args.dtype is None else DTYPES[args.dtype]
+        report = cost_step(models, workload, dtype=dtype, device=args.device)
+    for row in (*report["models"], *report["speed"]):
+        row["model"] = Path(row["model"]).name
+    print(f"{report['dtype']} on {report['device']}, {report['threads']} threads")
+    for table in tables(report):
+        print("\n".join("| " + " | ".join(cells) + " |" for cells in table), end="\n\n")
+    print(f"{WHY_NO_SPEED}\nbound: {ASSUMES}")
+
+
+if __name__ == "__main__":
+    main()

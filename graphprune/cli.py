@@ -307,6 +307,10 @@ def _add_compare(commands: Any) -> None:
     parser.add_argument("--budgets", type=float, nargs="+", metavar="S", help="of the overlap (default 0.05 to 0.95)")
     parser.add_argument("--end", choices=("removed", "kept"), default="removed", help="compared in overlaps")
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default 1000)")
+    parser.add_argument(
+        "--disagree", nargs=2, metavar="NAME", help="instead: the units that two score files judge most differently"
+    )
+    parser.add_argument("--top", type=int, default=20, metavar="N", help="of --disagree (default 20)")
     parser.add_argument("--name", default="comparison", help="of the comparison (default comparison)")
 
 
@@ -652,9 +656,11 @@ def _predict(args: argparse.Namespace) -> dict[str, Any]:
 
 def _compare(args: argparse.Namespace) -> dict[str, Any]:
     _check_name(args.name)
-    from graphprune.comparing import compare_step
+    from graphprune.comparing import compare_step, disagree_step
     from graphprune.core.run import Run
 
+    if args.disagree is not None:
+        return disagree_step(Run.open(args.folder), *args.disagree, top=args.top)
     options = {name: getattr(args, name) for name in ("kinds", "p", "budgets", "end", "resamples")}
     given = {name: value for name, value in options.items() if value is not None}
     return compare_step(Run.open(args.folder), args.scores, name=args.name, **given)
@@ -911,6 +917,13 @@ def _cell(value: object) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _show_disagreements(result: dict[str, Any]) -> None:
+    """A line a unit: its places from 0 (goes first) to 1 (stays longest), and what the graph says of it."""
+    names = {"a": result["a"], "b": result["b"]}
+    rows = result["disagreements"]
+    _show_table([[names.get(key, key) for key in rows[0]], *([_cell(value) for value in row.values()] for row in rows)])
+
+
 def _show_verdicts(verdicts: list[dict[str, Any]]) -> None:
     """A line a verdict: what is wrong is marked, what couldn't be checked has a question mark."""
     marks = {True: "!", False: "", None: "?"}
@@ -1011,6 +1024,8 @@ def _print(args: argparse.Namespace, result: dict[str, Any]) -> None:
         print(result["folder"])
     elif args.command == "rank":
         _show_ranks(result["results"])
+    elif args.command == "compare" and "disagreements" in result:
+        _show_disagreements(result)
     elif args.command == "compare":
         _show_comparison(result)
     elif args.command == "report":

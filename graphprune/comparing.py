@@ -16,8 +16,10 @@ from graphprune.comparison.audit import (
     mostly_depth,
     switched_off,
 )
+from graphprune.comparison.disagreement import UnitFacts, Within, disagreements
 from graphprune.comparison.result import OVERALL, Comparison
 from graphprune.core.errors import InputError
+from graphprune.core.graph_store import read_graph_manifest
 from graphprune.core.io import digest, file_digest, write_json
 from graphprune.core.run import Run, checked_name
 from graphprune.core.scores import Scores
@@ -26,6 +28,7 @@ from graphprune.core.stats import CalibrationStats
 from graphprune.core.units import HEAD, NEURON
 from graphprune.models.load import load_model
 from graphprune.models.model import Model
+from graphprune.pipeline import run_graph
 from graphprune.scorers import SCORERS, make_scorer
 from graphprune.scorers.inputs import ScoringInputs
 
@@ -80,6 +83,41 @@ def facts_of(comparison: Comparison) -> dict[str, Any]:
         "undefined": list(dict.fromkeys(why for why in reasons if why is not None)),
         "notes": list(comparison.notes),
     }
+
+
+def disagree_step(run: Run, a: str, b: str, *, top: int = 20, within: Within = "group") -> dict[str, Any]:
+    """The units that two of the run's scorers judge most differently to ``RUN/comparisons``.
+
+    The graph tells of them, if the run has one.
+
+    Args:
+        run: its folder.
+        a: the name of a score file.
+        b: of another.
+        top: how many units.
+        within: places are among the units of a `group` or of a `kind`.
+
+    Raises:
+        InputError: scores are missing, or can't be compared.
+        FormatError: a file is damaged, or of another model.
+    """
+    _chosen(run, (a, b))
+    label = f"{a}-against-{b}"
+    graph = run_graph(run)
+    made_of = None if graph is None else read_graph_manifest(run.graph_folder)["inputs"]
+    inputs = digest([*(file_digest(run.scores_path(name)) for name in (a, b)), top, within, made_of])
+    if (found := run.finished(f"disagree {label}", inputs)) is not None:
+        return found | {"found": True}
+    path = run.comparison_path(label).with_suffix(".json")
+    with run.recording(f"disagree {label}", inputs, {"top": top, "within": within}) as record:
+        facts = None if graph is None else UnitFacts.of(graph)
+        rows = [
+            each.row() for each in disagreements(_loaded(run, a), _loaded(run, b), top=top, within=within, facts=facts)
+        ]
+        write_json(path, {"a": a, "b": b, "within": within, "disagreements": rows})
+        record.outputs.append(path)
+        record.result.update(a=a, b=b, disagreements=rows, path=str(path))
+    return record.result
 
 
 def audit_step(run: Run, names: Sequence[str] = (), *, sparsity: float = 0.2, name: str = "audit") -> dict[str, Any]:

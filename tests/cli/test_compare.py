@@ -118,6 +118,21 @@ def test_an_audit_asks_for_what_is_missing(cli: Cli, run: Path) -> None:
     cli("audit", run, "--name", "none").refused("has no scores of heads or neurons")
 
 
+def test_the_units_that_two_scorers_judge_most_differently(cli: Cli, run: Path) -> None:
+    """The run's graph is of whole modules, which says nothing of units; one of channels does."""
+    cli("compare", run, "--disagree", "magnitude", "wanda-0").refused("of whole modules, says nothing of heads")
+    assert cli("export", "tiny", "-o", run).code == 0
+    said = cli("compare", run, "--disagree", "magnitude", "wanda-0", "--top", 5, "--json").json
+    assert len(said["disagreements"]) == 5
+    assert {"unit", "magnitude"} - set(cli("compare", run, "--disagree", "magnitude", "wanda-0").out.split()) == set()
+    first = said["disagreements"][0]
+    assert abs(first["a"] - first["b"]) == abs(first["difference"]) > 0.5
+    assert {"in_strength", "out_strength", "path_mass", "community"} < first.keys()
+    assert cli("compare", run, "--disagree", "magnitude", "wanda-0", "--top", 5, "--json").json["disagreements"]
+    cli("compare", run, "--disagree", "magnitude", "nobody").refused("no scores 'nobody'")
+    cli("compare", run, "--disagree", "magnitude", "magnitude").refused("named twice")
+
+
 def test_what_a_user_gets_wrong_is_said_in_a_sentence(cli: Cli, run: Path, tmp_path: Path) -> None:
     cli("compare", tmp_path / "nowhere").refused("is not a run folder")
     cli("compare", run, "--scores", "magnitude").refused("at least two scorers, not magnitude")

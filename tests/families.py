@@ -14,8 +14,11 @@ from graphprune.models.model import Model
 VOCABULARY = 64
 MODEL_TYPES = tuple(model_type for family in FAMILIES.values() for model_type in family.model_types)
 GEMMAS = ("gemma2", "gemma3_text")
-GATED = ("llama", "mistral", "qwen2", "qwen3", *GEMMAS)
+GATED = ("llama", "mistral", "qwen2", "qwen3", *GEMMAS, "phi3", "smollm3", "olmo2")
 UNGATED = ("opt", "gpt2", "gpt_neox")  # of the three, GPT-2 and GPT-NeoX fuse query, key and value
+RENAMED = (*UNGATED, "phi3")  # classes that call parts otherwise than Llama, or fuse them
+FIXED_HEADS = (*UNGATED, "olmo2")  # configurations, or norms, that heads can't go from
+POST_NORM = (*GEMMAS, "olmo2")  # what a sub-block gives is normalised before it joins the stream
 
 _SIZES = {
     "vocab_size": VOCABULARY,
@@ -31,6 +34,12 @@ _SIZES = {
     "eos_token_id": 2,
 }
 _GEMMA = {"query_pre_attn_scalar": 8, "sliding_window": 32}
+_OWN: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(GEMMAS, _GEMMA),
+    "phi3": {"sliding_window": 32, "rms_norm_eps": 1e-6, "tie_word_embeddings": True},
+    "smollm3": {"no_rope_layer_interval": 2, "tie_word_embeddings": True},
+    "olmo2": {"rms_norm_eps": 1e-6, "tie_word_embeddings": True},
+}
 _CALLED = {"opt": {"intermediate_size": "ffn_dim"}, "gpt_neox": {},
            "gpt2": {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
                     "intermediate_size": "n_inner", "max_position_embeddings": "n_positions"}}  # fmt: skip
@@ -43,6 +52,9 @@ _PARTS = {
     "gpt2": {"self_attn.q_proj": "attn.c_attn", "self_attn.k_proj": "attn.c_attn", "self_attn.v_proj": "attn.c_attn",
              "self_attn.o_proj": "attn.c_proj", "mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj",
              "input_layernorm": "ln_1", "post_attention_layernorm": "ln_2"},
+    "phi3": {"self_attn.q_proj": "self_attn.qkv_proj", "self_attn.k_proj": "self_attn.qkv_proj",
+             "self_attn.v_proj": "self_attn.qkv_proj", "mlp.gate_proj": "mlp.gate_up_proj",
+             "mlp.up_proj": "mlp.gate_up_proj"},
     "gpt_neox": {"self_attn.q_proj": "attention.query_key_value", "self_attn.k_proj": "attention.query_key_value",
                  "self_attn.v_proj": "attention.query_key_value", "self_attn.o_proj": "attention.dense",
                  "mlp.up_proj": "mlp.dense_h_to_4h", "mlp.down_proj": "mlp.dense_4h_to_h"},
@@ -58,12 +70,12 @@ _OUTSIDE = {
 
 def stock_name(model_type: str, name: str) -> str:
     """What a stock class calls a module, or the one that it is a part of."""
-    if model_type not in UNGATED or name == "lm_head":
+    if model_type not in RENAMED or name == "lm_head":
         return name
     if not name.startswith("model.layers."):
-        return _OUTSIDE[model_type][name]
+        return _OUTSIDE.get(model_type, {}).get(name, name)
     layer, _, part = name.removeprefix("model.layers.").partition(".")
-    return f"{_BLOCKS[model_type]}.{layer}.{_PARTS[model_type].get(part, part)}".rstrip(".")
+    return f"{_BLOCKS.get(model_type, 'model.layers')}.{layer}.{_PARTS[model_type].get(part, part)}".rstrip(".")
 
 
 def module_of(network: Any, name: str) -> nn.Module:
@@ -78,6 +90,12 @@ def part_of(network: Any, name: str, rows: torch.Tensor) -> torch.Tensor:
     Rows are on the last axis.
     """
     which, model_type = "qkv".find(name[-6]), network.config.model_type
+    if model_type == "phi3" and name.endswith(("gate_proj", "up_proj")):
+        return rows.chunk(2, dim=-1)[name.endswith("up_proj")]
+    if model_type == "phi3" and which >= 0 and name.endswith("_proj"):
+        config = network.config
+        heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
+        return torch.split(rows, [n * config.head_dim for n in heads], dim=-1)[which]
     if which < 0 or not name.endswith("_proj") or model_type not in {"gpt2", "gpt_neox"}:
         return rows
     if model_type == "gpt2":
@@ -107,16 +125,18 @@ def store(network: Any, name: str, value: torch.Tensor) -> None:
 
 
 def names_of(network: Any) -> list[str]:
-    """Llama's names for the parameters of a stock network's blocks."""
-    parts = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj",
-             "mlp.down_proj", "input_layernorm", "post_attention_layernorm")  # fmt: skip
-    layers = range(network.config.num_hidden_layers)
-    return [f"model.layers.{layer}.{part}.{end}" for layer in layers for part in parts for end in ("weight", "bias")]
+    """Llama's names for the parameters of a stock network's blocks, if its class calls them otherwise."""
+    parts = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj",
+             "mlp.down_proj", "input_layernorm", "post_attention_layernorm"]  # fmt: skip
+    is_gated = network.config.model_type in GATED
+    parts += ["mlp.gate_proj"] if is_gated else []
+    layers, ends = range(network.config.num_hidden_layers), ("weight",) if is_gated else ("weight", "bias")
+    return [f"model.layers.{layer}.{part}.{end}" for layer in layers for part in parts for end in ends]
 
 
 def causal_lm(model_type: str, *, seed: int = 0, **settings: Any) -> nn.Module:
     """A stock `transformers` class with random weights, gains and biases, in float32 and evaluation mode."""
-    sizes = _SIZES | (_GEMMA if model_type in GEMMAS else {}) | settings
+    sizes = _SIZES | _OWN.get(model_type, {}) | settings
     if model_type in UNGATED:
         sizes = {_CALLED[model_type].get(key, key): value for key, value in sizes.items()}
         sizes = {key: value for key, value in sizes.items() if key not in {"head_dim", "num_key_value_heads"}}

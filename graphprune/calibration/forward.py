@@ -148,7 +148,7 @@ def sites(decoder: Decoder) -> tuple[dict[str, str], dict[str, str]]:
     inputs = {"q_proj": "attn_in", "o_proj": "attn", "up_proj": "mlp_in", "down_proj": "neuron"}
     outputs = {"v_proj": "value", "o_proj": "attn_out", "down_proj": "mlp_out"}
     outputs |= {f"{part}_proj": part for part in decoder.mlp_parts}
-    if family.head_norm:
+    if family.head_norm or family.joint_norm:
         outputs |= {"q_proj": "query_raw", "k_proj": "key_raw", "q_norm": "query", "k_norm": "key"}
     else:
         outputs |= {"q_proj": "query", "k_proj": "key"}
@@ -157,9 +157,9 @@ def sites(decoder: Decoder) -> tuple[dict[str, str], dict[str, str]]:
     for layer in range(decoder.n_layers):
         before |= {decoder.parameter(layer, name): f"{site}.{layer}" for name, site in inputs.items()}
         after |= {decoder.parameter(layer, name): f"{site}.{layer}" for name, site in outputs.items()}
-        before[decoder.parameter(layer, family.attention_norm)] = f"resid.{2 * layer}"
+        before[decoder.entrance(layer, family.attention_norm)] = f"resid.{2 * layer}"
         if not decoder.parallel:
-            before[decoder.parameter(layer, family.mlp_norm)] = f"resid.{2 * layer + 1}"
+            before[decoder.entrance(layer, family.mlp_norm, "mlp")] = f"resid.{2 * layer + 1}"
     return before, after
 
 

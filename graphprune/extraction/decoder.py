@@ -96,7 +96,7 @@ class DecoderEdges:
         return None if gain is None else gain + self.decoder.family.gain_offset
 
     def _rows(self, layer: int, projection: str, head_norm: str | None) -> Float[torch.Tensor, "out in"]:
-        """A projection with the gain of the per-head normalisation of its output, where there is one."""
+        """A projection with the gain of the normalisation of its output, a head's or that of all heads, if any."""
         matrix = self._raw(layer, projection)
         if matrix is None:
             raise KeyError(self.decoder.parameter(layer, f"{projection}.weight"))
@@ -104,19 +104,24 @@ class DecoderEdges:
         if gain is None or head_norm is None:
             return matrix
         heads = matrix.view(-1, len(gain), matrix.shape[1]) * gain[:, None]
-        if self.weight == "activation":  # the normalisation divides by the root mean square of the head's projection
+        if self.weight == "activation":  # the normalisation divides by the root mean square of what it normalises
             raw = self._rms(f"{_RAW[head_norm]}.{layer}").view(-1, len(gain))
             heads = heads / raw.square().mean(dim=1).sqrt()[:, None, None]
         return heads.view_as(matrix)
 
     def _from_stream(
-        self, matrix: Float[torch.Tensor, "out in"], layer: int, norm: str, site: str
+        self, matrix: Float[torch.Tensor, "out in"], layer: int, norm: str | None, site: str
     ) -> Float[torch.Tensor, "out in"]:
-        """Edges that read the stream through a normalisation; the matrix, a copy of the parameters, is overwritten."""
+        """Edges that read the stream, through a normalisation where there is one.
+
+        The matrix, a copy of the parameters, is overwritten.
+        """
         if self.weight == "activation":
             return matrix.abs().mul_(self._rms(f"{site}.{layer}"))  # the input as measured, gain and bias included
         gain = self._gain(layer, norm)
         folded = matrix if gain is None else matrix.mul_(gain)
+        if self.weight == "power" and norm is None:
+            return folded.square_()
         if self.weight == "power":  # the normalisation divides by the root mean square of the stream
             k = self.decoder.mlp_input(layer) if site == "mlp_in" else 2 * layer
             return folded.square_().div_(self._power(f"resid.{k}").mean())

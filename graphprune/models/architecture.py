@@ -17,27 +17,31 @@ class Family:
 
     Attributes:
         model_types: the `model_type` values of its configurations.
-        attention_norm: the normalisation before attention.
-        mlp_norm: the normalisation before the MLP.
+        attention_norm: the normalisation before attention, where there is one.
+        mlp_norm: the normalisation before the MLP, where there is one.
         attention_post_norm: the normalisation of the attention's output, where there is one.
         mlp_post_norm: the normalisation of the MLP's output, where there is one.
-        head_norm: whether every query and key head is normalised after its projection.
+        head_norm: whether queries and keys are normalised after their projection, every head on its own.
+        joint_norm: or all heads together, so that no query and no key can go without changing those of other heads:
+            a head then loses what it reads of the values and what it writes, and keeps its query and key.
         gain_offset: what is added to a stored gain (Gemma stores gains as a difference from one).
         gated: whether a neuron is the product of a gate and an up projection, or the activation of the latter alone.
         parallel: what the configuration calls it that attention and MLP of a block both read what enters the block and
             write to what leaves it; None where they come one after the other.
         heads_key: what the configuration calls the number of query heads.
         width_key: and the number of neurons.
-        free_heads: whether heads can be removed from the shapes: whether the configuration has a ``head_dim``.
+        free_heads: whether heads can be removed from the shapes: whether the configuration has a ``head_dim``, and no
+            normalisation takes all heads together.
         position_offset: rows of a learned position embedding that are no position.
     """
 
     model_types: tuple[str, ...]
-    attention_norm: str = "input_layernorm"
-    mlp_norm: str = "post_attention_layernorm"
+    attention_norm: str | None = "input_layernorm"
+    mlp_norm: str | None = "post_attention_layernorm"
     attention_post_norm: str | None = None
     mlp_post_norm: str | None = None
     head_norm: bool = False
+    joint_norm: bool = False
     gain_offset: float = 0.0
     gated: bool = True
     parallel: str | None = None
@@ -61,6 +65,17 @@ FAMILIES: dict[str, Family] = {
     "qwen3": Family(("qwen3",), head_norm=True),
     "gemma2": replace(_GEMMA, model_types=("gemma2",)),
     "gemma3": replace(_GEMMA, model_types=("gemma3_text",), head_norm=True),
+    "phi3": Family(("phi3",)),
+    "smollm3": Family(("smollm3",)),
+    "olmo2": Family(
+        ("olmo2",),
+        attention_norm=None,
+        mlp_norm=None,
+        attention_post_norm="post_attention_layernorm",
+        mlp_post_norm="post_feedforward_layernorm",
+        joint_norm=True,
+        free_heads=False,
+    ),
     "opt": Family(("opt",), gated=False, width_key="ffn_dim", free_heads=False, position_offset=2),
     "gpt2": Family(("gpt2",), gated=False, heads_key="n_head", width_key="n_inner", free_heads=False),
     "gpt_neox": Family(("gpt_neox",), gated=False, parallel="use_parallel_residual", free_heads=False),
@@ -104,6 +119,8 @@ class Decoder:
 
     Attributes:
         parallel: whether attention and MLP both read what enters the block, so that neither reads what the other wrote.
+        fixed_heads: whether the configuration fixes how many heads there are although the family does not: one that
+            lists rotary factors (``longrope``) is checked against the width of the stream divided by the heads.
     """
 
     model_type: str
@@ -114,6 +131,12 @@ class Decoder:
     d_head: int
     d_mlp: int
     parallel: bool = False
+    fixed_heads: bool = False
+
+    @property
+    def free_heads(self) -> bool:
+        """Whether heads can be removed from the shapes."""
+        return self.family.free_heads and not self.fixed_heads
 
     @property
     def family(self) -> Family:
@@ -122,7 +145,7 @@ class Decoder:
     @property
     def naming(self) -> Naming:
         """What the stock class calls the parts."""
-        return naming_of(self.model_type, self.n_heads)
+        return naming_of(self.model_type, self.n_heads, self.n_kv_heads)
 
     @property
     def mlp_parts(self) -> tuple[str, ...]:
@@ -159,6 +182,12 @@ class Decoder:
         skips = self.d_model * (len(self.stream) - 1)
         return self.n_layers * (linears + structure) + skips
 
+    def entrance(self, layer: int, norm: str | None, sub_block: str | None = None) -> str:
+        """What reads the stream in front of a sub-block: its normalisation, or where it has none it, or the block."""
+        if norm is not None:
+            return self.parameter(layer, norm)
+        return f"{self.block(layer)}{sub_block or ''}".removesuffix(".")
+
     def block(self, layer: int) -> str:
         return f"model.layers.{layer}."
 
@@ -178,8 +207,9 @@ class Decoder:
         groups = []
         for layer in range(self.n_layers):
             d = self.d_head
-            heads = self._owned(layer, shapes, (("q_proj", 0, d), ("o_proj", 1, d)))
-            kv = self._owned(layer, shapes, (("k_proj", 0, d), ("v_proj", 0, d)))
+            asks, answers = ((), ()) if self.family.joint_norm else ((("q_proj", 0, d),), (("k_proj", 0, d),))
+            heads = self._owned(layer, shapes, (*asks, ("o_proj", 1, d)))
+            kv = self._owned(layer, shapes, (*answers, ("v_proj", 0, d)))
             inward = tuple((f"{part}_proj", 0, 1) for part in self.mlp_parts)
             neurons = self._owned(layer, shapes, (*inward, ("down_proj", 1, 1)))
             groups += [
@@ -239,7 +269,9 @@ def decoder(config: Mapping[str, Any], shapes: Shapes) -> Decoder:
         n_kv_heads = shapes[probe.parameter(0, "k_proj.weight")][0] // d_head
         d_mlp = shapes[probe.parameter(0, "up_proj.weight")][0]
         parallel = family.parallel is not None and bool(config.get(family.parallel, True))
-        result = Decoder(model_type, len(layers), d_model, n_heads, n_kv_heads, d_head, d_mlp, parallel)
+        rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        fixed = "short_factor" in rotary
+        result = Decoder(model_type, len(layers), d_model, n_heads, n_kv_heads, d_head, d_mlp, parallel, fixed)
         _check_shapes(result, shapes)
     except (KeyError, ValueError, ZeroDivisionError, TypeError) as error:
         raise ModelError(f"the checkpoint's parameters are not those of a {model_type} model: {error}") from error

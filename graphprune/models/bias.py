@@ -9,7 +9,10 @@ from graphprune.core.errors import InputError
 from graphprune.models.architecture import Shapes
 from graphprune.models.model import Model
 
-BIASED = ("llama",)  # the `model_type`s with both flags below; others have biases already, or no place for them
+BIASED = (
+    "llama",
+    "smollm3",
+)  # the `model_type`s with both flags below; others have biases already, or no place for them
 _FLAGS = {"attention_bias": True, "mlp_bias": True}
 _LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _READERS = ("o_proj", "down_proj")

@@ -299,13 +299,12 @@ def _naming(config: Mapping[str, Any]) -> Naming:
     try:
         if (n_heads := int(stock[key])) < 1:
             raise ValueError(f"{key} is {n_heads}")
+        n_kv_heads = int(stock.get("num_key_value_heads") or n_heads)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the configuration is not that of a {model_type} model: {error}") from error
-    return (
-        naming_of_layers(model_type, n_heads, layers_of(config))
-        if is_ragged(config)
-        else naming_of(model_type, n_heads)
-    )
+    if is_ragged(config):
+        return naming_of_layers(model_type, layers_of(config))
+    return naming_of(model_type, n_heads, n_kv_heads)
 
 
 def _shapes(parameters: Mapping[str, Any]) -> Shapes:

@@ -4,13 +4,16 @@ Canonical names are Llama's: ``model.layers.L.self_attn.q_proj.weight``, ``mlp.u
 ``model.embed_tokens``, ``model.norm``, and every weight is ``[out, in]``. A `Naming` is a table from them to the stock
 class's. Through it a checkpoint is read (`Canonical`) and written (`Stock`), and modules are found to be hooked.
 
-Math: a fused projection's rows are ``[groups, 3, width]`` for query, key and value: one group where the three lie one
-after the other (GPT-2), one a head where they alternate (GPT-NeoX).
+Math: rows of a fused projection are ``[groups, shares, width]``, of which a part has one share or several. Query, key
+and value have one each: in one group where the three lie one after the other (GPT-2), in one a head where they
+alternate (GPT-NeoX). Where there are fewer keys and values than queries they have one a head, and gate and up one each
+(Phi-3).
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from itertools import accumulate
 
 import torch
 from jaxtyping import Shaped
@@ -29,24 +32,28 @@ class Place:
     Attributes:
         module: the stock module.
         transposed: whether its weight is stored ``[in, out]``.
-        third: which third of a fused projection the part is: 0, 1 or 2; None if the module is the part's own.
-        groups: how often the thirds alternate.
+        shares: where a fused projection's shares of the part begin and end, and how many it has; None if the module is
+            the part's own.
+        groups: how often the parts alternate.
     """
 
     module: str
     transposed: bool = False
-    third: int | None = None
+    shares: tuple[int, int, int] | None = None
     groups: int = 1
 
     def view(self, stock: Shaped[torch.Tensor, "..."]) -> Shaped[torch.Tensor, "..."]:
-        """The part's entries of a stock weight or bias, ``[out, ...]`` or ``[groups, width, ...]``, without a copy."""
+        """The part's entries of a stock weight or bias, ``[out, ...]`` or ``[groups, shares, width, ...]``, no copy."""
         whole = stock.t() if self.transposed else stock
-        return whole if self.third is None else whole.view(self.groups, 3, -1, *whole.shape[1:])[:, self.third]
+        if self.shares is None:
+            return whole
+        first, last, total = self.shares
+        return whole.view(self.groups, total, -1, *whole.shape[1:])[:, first:last]
 
     def read(self, stock: Shaped[torch.Tensor, "..."]) -> Shaped[torch.Tensor, "..."]:
         """The part's weight or bias; a copy unless it is stored as it is."""
         found = self.view(stock)
-        return (found if self.third is None else found.flatten(0, 1)).contiguous()
+        return (found if self.shares is None else found.flatten(0, 2)).contiguous()
 
     def write(self, stock: Shaped[torch.Tensor, "..."], value: Shaped[torch.Tensor, "..."]) -> None:
         """Overwrites the part's weight or bias in a stock tensor."""
@@ -55,7 +62,7 @@ class Place:
 
     def stored(self, value: Shaped[torch.Tensor, "..."], within: torch.Tensor) -> Shaped[torch.Tensor, "..."]:
         """The stock tensor with another weight or bias for the part; ``within`` is what it was, and stays so."""
-        if self.third is None:
+        if self.shares is None:
             return value.t().contiguous() if self.transposed else value
         whole = within.clone()
         self.write(whole, value.to(whole))
@@ -63,22 +70,24 @@ class Place:
 
     def output(self, output: Shaped[torch.Tensor, "*batch stock"]) -> Shaped[torch.Tensor, "*batch channels"]:
         """The part's own channels of what the stock module gives."""
-        if self.third is None:
+        if self.shares is None:
             return output
-        return output.reshape(*output.shape[:-1], self.groups, 3, -1)[..., self.third, :].flatten(-2)
+        first, last, total = self.shares
+        return output.reshape(*output.shape[:-1], self.groups, total, -1)[..., first:last, :].flatten(-3)
 
     def shape(self, stock: Shape) -> Shape:
         """The shape of the part's weight or bias, from that of the stock tensor.
 
         Raises:
-            ValueError: that isn't three equal parts of as many groups.
+            ValueError: it can't be divided into as many equal shares.
         """
         whole = stock[::-1] if self.transposed else stock
-        if self.third is None:
+        if self.shares is None:
             return whole
-        if not whole or whole[0] % (3 * self.groups):
-            raise ValueError(f"its shape {stock} is no query, key and value of {self.groups} equal groups")
-        return whole[0] // 3, *whole[1:]
+        first, last, total = self.shares
+        if not whole or whole[0] % (total * self.groups):
+            raise ValueError(f"its shape {stock} is not {self.groups} times {total} equal shares")
+        return whole[0] // total * (last - first), *whole[1:]
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ class Naming:
         inside: modules of a block, by names within the block.
         files: beginnings of names that files have where the network has another, and that.
         buffers: endings of names in older files that are no parameters.
-        groups_of: of each layer, how often alternating thirds do so, where layers differ.
+        inside_of: of each layer, the modules of its block, where layers differ.
     """
 
     body: str = "model."
@@ -101,7 +110,7 @@ class Naming:
     inside: Mapping[str, Place] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     buffers: tuple[str, ...] = ()
-    groups_of: tuple[int, ...] = ()
+    inside_of: tuple[Mapping[str, Place], ...] = ()
 
     @property
     def is_canonical(self) -> bool:
@@ -116,9 +125,8 @@ class Naming:
         block = f"{self.body}{self.layers}.{layer}"
         if not part:
             return Place(block)
-        place = self.within(part)
-        groups = self.groups_of[int(layer)] if self.groups_of and place.groups > 1 else place.groups
-        return replace(place, module=f"{block}.{place.module}", groups=groups)
+        place = self.inside_of[int(layer)].get(part, Place(part)) if self.inside_of else self.within(part)
+        return replace(place, module=f"{block}.{place.module}")
 
     def within(self, part: str) -> Place:
         """Where a module of a block lies, by its name within the block."""
@@ -131,7 +139,7 @@ class Naming:
         return f"{place.module}.{end}", place
 
     def parts(self, stock: str) -> tuple[str, ...]:
-        """The parameters that lie in a stock tensor, in order of thirds; none if it is no part of the family's."""
+        """The parameters that lie in a stock tensor, in their order there; none if it is no part of the family's."""
         module, _, end = stock.rpartition(".")
         if module == HEAD:
             return (stock,)
@@ -145,7 +153,7 @@ class Naming:
     def _parts_of(self) -> dict[str, list[str]]:
         """By stock module of a block, what lies in it."""
         result: dict[str, list[str]] = {}
-        for name, place in sorted(self.inside.items(), key=lambda item: item[1].third or 0):
+        for name, place in sorted(self.inside.items(), key=lambda item: item[1].shares or ()):
             result.setdefault(place.module, []).append(name)
         return result
 
@@ -247,11 +255,10 @@ class Stock(Mapping[str, torch.Tensor]):
             raise KeyError(name)
         found = [self.parameters[part] for part in self.naming.parts(name)]
         _, place = self.naming.parameter(self.naming.parts(name)[0])
-        if place.third is None:
+        if place.shares is None:
             whole = found[0]
         else:
-            whole = torch.stack([value.view(place.groups, -1, *value.shape[1:]) for value in found], dim=1)
-            whole = whole.flatten(0, 2)
+            whole = torch.cat([value.view(place.groups, -1, *value.shape[1:]) for value in found], dim=1).flatten(0, 1)
         return whole.t().contiguous() if place.transposed else whole
 
     def __contains__(self, name: object) -> bool:
@@ -264,9 +271,17 @@ class Stock(Mapping[str, torch.Tensor]):
         return len(self._names)
 
 
-def _fused(module: str, *, groups: int = 1, transposed: bool = False) -> dict[str, Place]:
-    names = ("q_proj", "k_proj", "v_proj")
-    return {f"self_attn.{name}": Place(module, transposed, third, groups) for third, name in enumerate(names)}
+def _fused(module: str, parts: Mapping[str, int], *, groups: int = 1, transposed: bool = False) -> dict[str, Place]:
+    """Parts of a fused projection, with as many shares of it, in this order."""
+    ends = list(accumulate(parts.values()))
+    return {
+        name: Place(module, transposed, (end - shares, end, ends[-1]), groups)
+        for (name, shares), end in zip(parts.items(), ends, strict=True)
+    }
+
+
+def _attention(queries: int = 1, keys: int = 1) -> dict[str, int]:
+    return {"self_attn.q_proj": queries, "self_attn.k_proj": keys, "self_attn.v_proj": keys}
 
 
 _OPT = Naming(
@@ -298,7 +313,7 @@ _GPT2 = Naming(
     },
     inside={
         "self_attn": Place("attn"),
-        **_fused("attn.c_attn", transposed=True),
+        **_fused("attn.c_attn", _attention(), transposed=True),
         "self_attn.o_proj": Place("attn.c_proj", transposed=True),
         "mlp.up_proj": Place("mlp.c_fc", transposed=True),
         "mlp.act_fn": Place("mlp.act"),
@@ -317,7 +332,7 @@ _GPT_NEOX = Naming(
     },
     inside={
         "self_attn": Place("attention"),
-        **_fused("attention.query_key_value"),
+        **_fused("attention.query_key_value", _attention()),
         "self_attn.o_proj": Place("attention.dense"),
         "mlp.up_proj": Place("mlp.dense_h_to_4h"),
         "mlp.act_fn": Place("mlp.act"),
@@ -328,13 +343,30 @@ _GPT_NEOX = Naming(
     files={"embed_out.": "lm_head."},
     buffers=(".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"),
 )
+_PHI3 = Naming(
+    inside={
+        "self_attn": Place("self_attn"),
+        **_fused("self_attn.qkv_proj", _attention()),
+        "self_attn.o_proj": Place("self_attn.o_proj"),
+        "mlp": Place("mlp"),
+        **_fused("mlp.gate_up_proj", {"mlp.gate_proj": 1, "mlp.up_proj": 1}),
+        "mlp.act_fn": Place("mlp.activation_fn"),
+        "mlp.down_proj": Place("mlp.down_proj"),
+        "input_layernorm": Place("input_layernorm"),
+        "post_attention_layernorm": Place("post_attention_layernorm"),
+    },
+    outside={"model.embed_tokens": "model.embed_tokens", "model.norm": "model.norm"},
+)
 CANONICAL = Naming()
 
 
 @cache
-def naming_of(model_type: str, n_heads: int) -> Naming:
-    """How the stock class of a `model_type` names and stores its parts."""
+def naming_of(model_type: str, n_heads: int, n_kv_heads: int | None = None) -> Naming:
+    """How the stock class of a `model_type` names and stores its parts; it may depend on how many heads there are."""
     if model_type == "gpt_neox":  # its query, key and value alternate head by head
-        fused = _fused("attention.query_key_value", groups=n_heads)
+        fused = _fused("attention.query_key_value", _attention(), groups=n_heads)
         return replace(_GPT_NEOX, inside={**_GPT_NEOX.inside, **fused})
+    if model_type == "phi3":
+        fused = _fused("self_attn.qkv_proj", _attention(n_heads, n_kv_heads or n_heads))
+        return replace(_PHI3, inside={**_PHI3.inside, **fused})
     return {"opt": _OPT, "gpt2": _GPT2}.get(model_type, CANONICAL)

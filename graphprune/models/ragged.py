@@ -73,7 +73,7 @@ class Ragged:
     @property
     def naming(self) -> Naming:
         """What the stock class calls the parts."""
-        return naming_of_layers(self.model_type, self.n_heads, self.layers)
+        return naming_of_layers(self.model_type, self.layers)
 
 
 def is_ragged(config: Mapping[str, Any]) -> bool:
@@ -124,9 +124,10 @@ def ragged_config(config: Mapping[str, Any], layers: Iterable[Layer]) -> dict[st
     return edited | {key: config[key] for key in shared if key in config} | {"layers": [x.facts() for x in layers]}
 
 
-def naming_of_layers(model_type: str, n_heads: int, layers: Iterable[Layer]) -> Naming:
-    """How a ragged decoder names and stores its parts: as the stock class, thirds alternating by its own heads."""
-    return replace(naming_of(model_type, n_heads), groups_of=tuple(layer.heads for layer in layers), files={})
+def naming_of_layers(model_type: str, layers: Iterable[Layer]) -> Naming:
+    """How a ragged decoder names and stores its parts: as the stock class, every layer by its own numbers of heads."""
+    own = [naming_of(model_type, layer.heads, layer.kv_heads) for layer in layers]
+    return replace(naming_of(model_type, 1), inside_of=tuple(naming.inside for naming in own), files={})
 
 
 def ragged(config: Mapping[str, Any], shapes: Shapes) -> Ragged:
@@ -184,10 +185,10 @@ class Narrowing:
     @property
     def naming(self) -> Naming:
         """What the parameters that are left are called."""
-        return naming_of_layers(self.decoder.model_type, self.decoder.n_heads, self.layers)
+        return naming_of_layers(self.decoder.model_type, self.layers)
 
-    def norms(self, sub_block: str) -> tuple[str, str | None]:
-        """The normalisations before and after a sub-block."""
+    def norms(self, sub_block: str) -> tuple[str | None, str | None]:
+        """The normalisations before and after a sub-block, where there are any."""
         family = self.decoder.family
         if sub_block == ATTENTION:
             return family.attention_norm, family.attention_post_norm

@@ -106,7 +106,7 @@ def narrow(network: Any, layers: tuple[Layer, ...]) -> None:
     """
     config = network.config.to_dict()
     model_type = config["model_type"]
-    naming = naming_of(model_type, config[family_of(model_type).heads_key])
+    naming = naming_of(model_type, config[family_of(model_type).heads_key], config.get("num_key_value_heads"))
     parameters = naming.canonical({name: value.detach() for name, value in network.named_parameters()})
     shapes = {name: tuple(value.shape) for name, value in parameters.items()}
     narrowing = Narrowing(decoder(config, shapes), shapes, layers)
@@ -135,7 +135,8 @@ def _remove(block: Any, narrowing: Narrowing, sub_block: str, own: Any, counts: 
     bias = own.get(f"{writer}.bias")
     home, _, name = writer.rpartition(".")
     constant = Constant(None if bias is None else bias.clone())
-    block.set_submodule(naming.within(before).module, nn.Identity())
+    if before is not None:
+        block.set_submodule(naming.within(before).module, nn.Identity())
     if after is not None and bias is None:
         block.set_submodule(naming.within(after).module, nn.Identity())
     if sub_block == ATTENTION:
@@ -173,6 +174,20 @@ def _recount(attention: Any, layer: Layer, d_head: int) -> None:
     for name, count in counts.items():
         if hasattr(attention, name):
             setattr(attention, name, count)
+    if layer.heads and hasattr(attention, "config"):
+        attention.config = OwnHeads(attention.config, layer.heads)
+
+
+class OwnHeads:
+    """The configuration that all layers share, but for the number of heads, which some attentions look up there."""
+
+    def __init__(self, shared: Any, n_heads: int) -> None:
+        self.shared, self.num_attention_heads = shared, n_heads
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "shared" or name.startswith("__"):  # asked for while a copy is being made
+            raise AttributeError(name)
+        return getattr(self.shared, name)
 
 
 def register() -> None:

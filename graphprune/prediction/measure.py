@@ -317,15 +317,18 @@ class Bench:
             return
         network, touched = self._network, plan.touched | _replaced(changed)
         parameters = dict(network.named_parameters())
+        places = {name: self.model.naming.parameter(name) for name in touched}
+        # a model in memory may share its tensors with the network, so these are kept
+        dense = {name: place.read(parameters[stock].detach()).clone() for name, (stock, place) in places.items()}
         try:
             with torch.no_grad():
-                for name in touched:
-                    parameters[name].copy_(plan.zeroed(name, changed.parameters[name]))
+                for name, (stock, place) in places.items():
+                    place.write(parameters[stock], plan.zeroed(name, changed.parameters[name]))
             yield network
         finally:
             with torch.no_grad():
-                for name in touched:
-                    parameters[name].copy_(self.model.parameters[name])
+                for name, (stock, place) in places.items():
+                    place.write(parameters[stock], dense[name])
 
     def _judged(self, network: Any) -> tuple[dict[str, float], dict[str, list[float]], bool]:
         """Quality by name, losses by text, and whether it was stopped early."""

@@ -61,10 +61,16 @@ class Shape:
 
     def parameter(self, name: str, tensor: Shaped[torch.Tensor, "..."]) -> Shaped[torch.Tensor, "..."]:
         """One parameter in its new shape."""
-        if self.rung == "masked":
+        if self.rung == "masked" or self._stays_wide(name):
             return self.plan.zeroed(name, tensor)
         tensor = self.plan.excised(name, tensor)
         return tensor if self.rung != "padded" else self._padded(name, tensor)
+
+    def _stays_wide(self, name: str) -> bool:
+        """Whether a parameter is one of an attention whose heads nothing lets go from the shapes: they become zeros."""
+        if self.narrowing is not None:
+            return self.narrowing.decoder.family.joint_norm and ".self_attn." in name
+        return self.decoder is not None and not self.decoder.free_heads and ".self_attn." in name
 
     def config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The configuration that goes with it."""
@@ -73,7 +79,7 @@ class Shape:
         edited = dict(config)
         if self.target is not None and self.decoder is not None and self.rung in {"uniform", "padded"}:
             family = self.decoder.family
-            if family.free_heads:
+            if self.decoder.free_heads:
                 edited[family.heads_key] = self.target.groups * self.target.queries
                 edited["num_key_value_heads"] = self.target.groups
                 edited["head_dim"] = self.decoder.d_head
@@ -135,11 +141,11 @@ def shape_of(model: Model, mask: Mask, rung: str = "auto") -> Shape:
     decoder = model.architecture
     layers = tuple(_widths(mask, layer) for layer in range(decoder.n_layers))
     if rung == "ragged":
-        left = tuple(Layer(widths.groups * widths.queries, widths.groups, widths.neurons) for widths in layers)
+        left = tuple(_left(decoder, widths) for widths in layers)
         return Shape("ragged", plan, narrowing=Narrowing(decoder, model.shapes, left))
     target = _common(decoder, layers)
     best: Rung = "uniform" if all(widths == target for widths in layers) else "padded"
-    if best == "padded" and not decoder.family.free_heads and target.neurons == decoder.d_mlp:
+    if best == "padded" and not decoder.free_heads and target.neurons == decoder.d_mlp:
         best = "masked"  # nothing would be smaller
     if rung == "uniform" and best != "uniform":
         raise InputError(_not_uniform(decoder, mask))
@@ -148,11 +154,18 @@ def shape_of(model: Model, mask: Mask, rung: str = "auto") -> Shape:
     return Shape("padded" if rung == "padded" else best, plan, target, layers, decoder)
 
 
+def _left(decoder: Decoder, widths: Widths) -> Layer:
+    """What a ragged layer has: all heads or none, where their normalisation takes all of them together."""
+    if decoder.family.joint_norm and widths.groups:
+        return Layer(decoder.n_heads, decoder.n_kv_heads, widths.neurons)
+    return Layer(widths.groups * widths.queries, widths.groups, widths.neurons)
+
+
 def _not_uniform(decoder: Decoder, mask: Mask) -> str:
-    if not decoder.family.free_heads and any(not bool(mask.keep[f"{HEAD}.{i}"].all()) for i in range(decoder.n_layers)):
+    if not decoder.free_heads and any(not bool(mask.keep[f"{HEAD}.{i}"].all()) for i in range(decoder.n_layers)):
         return (
-            f"the configuration of {decoder.model_type} has no head_dim, so a checkpoint without some of its heads "
-            "can't be uniform; use padded"
+            f"the configuration of {decoder.model_type} fixes how many heads there are, so a checkpoint without some "
+            "of them can't be uniform; use padded"
         )
     return "layers differ in width after this mask, so the checkpoint can't be uniform; use padded"
 
@@ -184,7 +197,7 @@ def _common(decoder: Decoder, layers: tuple[Widths, ...]) -> Widths:
         (g, q)
         for g in range(groups, original[0] + 1)
         for q in range(queries, original[1] + 1)
-        if (decoder.family.free_heads and decoder.d_model % (g * q) == 0) or (g, q) == original
+        if (decoder.free_heads and decoder.d_model % (g * q) == 0) or (g, q) == original
     ]
     g, q = min(legal, key=lambda pair: (pair[0] * (pair[1] + 1), pair))
     return Widths(g, q, max(1, *(widths.neurons for widths in layers)))

@@ -26,7 +26,7 @@ class Recorder:
         self.inputs: dict[str, list[torch.Tensor]] = {}
         self.outputs: dict[str, list[torch.Tensor]] = {}
         self.network = network
-        if network.config.model_type in families.UNGATED:
+        if network.config.model_type in families.RENAMED:
             parts = {name.rpartition(".")[0] for name in families.names_of(network)}
             blocks = {f"model.layers.{layer}" for layer in range(2)}
             named = [(name, families.module_of(network, name)) for name in (*parts, *blocks, "model.norm")]
@@ -69,13 +69,19 @@ def expected_sites(name: str, settings: dict[str, Any], rows: torch.Tensor) -> I
         home = f"model.layers.{layer}"
         attention, mlp = f"{home}.self_attn", f"{home}.mlp"
         before_mlp = f"{home}.pre_feedforward_layernorm" if sandwich else f"{home}.post_attention_layernorm"
+        before_mlp = mlp if name == "olmo2" else before_mlp
         yield f"resid.{2 * layer}", seen.squares(seen.inputs, home)
         if name != "gpt_neox" or settings:  # its MLP reads what enters the block
             yield f"resid.{2 * layer + 1}", seen.squares(seen.inputs, before_mlp)
-        yield f"attn_in.{layer}", seen.squares(seen.outputs, f"{home}.input_layernorm")
+        if name == "olmo2":  # it normalises what a sub-block gives, not what it reads
+            yield f"attn_in.{layer}", seen.squares(seen.inputs, home)
+            yield f"mlp_in.{layer}", seen.squares(seen.inputs, mlp)
+        else:
+            yield f"attn_in.{layer}", seen.squares(seen.outputs, f"{home}.input_layernorm")
+            yield f"mlp_in.{layer}", seen.squares(seen.outputs, before_mlp)
         for site, letter in (("query", "q"), ("key", "k")):
             projected = seen.squares(seen.outputs, f"{attention}.{letter}_proj")
-            if name in {"qwen3", "gemma3_text"}:
+            if name in {"qwen3", "gemma3_text", "olmo2"}:
                 yield f"{site}_raw.{layer}", projected
                 yield f"{site}.{layer}", seen.squares(seen.outputs, f"{attention}.{letter}_norm", len(projected))
             else:
@@ -83,7 +89,6 @@ def expected_sites(name: str, settings: dict[str, Any], rows: torch.Tensor) -> I
         yield f"value.{layer}", seen.squares(seen.outputs, f"{attention}.v_proj")
         yield f"attn.{layer}", seen.squares(seen.inputs, f"{attention}.o_proj")
         yield f"attn_out.{layer}", seen.squares(seen.outputs, f"{attention}.o_proj")
-        yield f"mlp_in.{layer}", seen.squares(seen.outputs, before_mlp)
         if name in families.GATED:
             yield f"gate.{layer}", seen.squares(seen.outputs, f"{mlp}.gate_proj")
         yield f"up.{layer}", seen.squares(seen.outputs, f"{mlp}.up_proj")

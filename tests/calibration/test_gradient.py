@@ -69,7 +69,7 @@ def test_gradients_are_those_of_hugging_faces_own_loss(name: str) -> None:
     slopes = copy.deepcopy(network)
     for slope, parameter in zip(slopes.parameters(), network.parameters(), strict=True):
         slope.data = parameter.grad
-    paths = families.names_of(network) if name in families.UNGATED else dict(network.named_parameters())
+    paths = families.names_of(network) if name in families.RENAMED else dict(network.named_parameters())
     expected = {path: families.stored(slopes, path) for path in paths if "_proj." in path}
     assert found.keys() == expected.keys()
     assert any(name.endswith("bias") for name in found) == (name in {"qwen2", *families.UNGATED})

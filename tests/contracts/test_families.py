@@ -20,7 +20,7 @@ from graphprune.scorers import score
 from graphprune.surgery import checkpoint
 from graphprune.surgery.checkpoint import save_pruned
 from graphprune.surgery.cut import zeroed
-from tests.families import GATED, MODEL_TYPES, UNGATED, causal_lm, decoder, perceptron, store, stored, token_ids
+from tests.families import FIXED_HEADS, MODEL_TYPES, UNGATED, causal_lm, decoder, perceptron, store, stored, token_ids
 
 families = pytest.mark.parametrize("model_type", MODEL_TYPES)
 N_HEADS, D_MLP = 4, 24
@@ -72,7 +72,11 @@ def zeroed_logits(model: Model, mask: Mask, ids: torch.Tensor) -> torch.Tensor:
     network = causal_lm(model.decoder.model_type, seed=11)
     d = model.decoder.d_head
     for layer in range(2):
-        for kind, parts in (("head", ("q_proj",)), ("kv_head", ("k_proj", "v_proj")), ("neuron", ("up_proj",))):
+        asking = [] if model.decoder.model_type == "olmo2" else [("head", "q_proj"), ("kv_head", "k_proj")]
+        inward = {"head": [], "kv_head": ["v_proj"], "neuron": ["up_proj"]}
+        for kind, part in asking:  # OLMo 2 normalises all queries, and all keys, together: they stay
+            inward[kind].append(part)
+        for kind, parts in inward.items():
             gone = ~mask.keep[f"{kind}.{layer}"].repeat_interleave(1 if kind == "neuron" else d)
             for part in parts:
                 for end in ("weight", "bias"):
@@ -91,7 +95,7 @@ def zeroed_logits(model: Model, mask: Mask, ids: torch.Tensor) -> torch.Tensor:
 def best_rung(model_type: str, which: str) -> str:
     """The rung that a mask allows. Where heads can't go from the shapes, these get smaller by neurons alone."""
     _, neurons, best = MASKS[which]
-    if model_type in GATED:
+    if model_type not in FIXED_HEADS:
         return best
     return "padded" if len(neurons) == 2 else "masked"
 
@@ -132,7 +136,7 @@ def test_a_head_that_goes_is_zeros_where_configurations_fix_how_many_there_are(m
     """Its query, key and value biases are zeros as well, and neurons go from the shapes all the same."""
     model = dense_model(model_type)
     mask = mask_of(model, *MASKS["one key/value group from every layer"][:2])
-    with pytest.raises(InputError, match=f"{model_type} has no head_dim.*use padded$") as refused:
+    with pytest.raises(InputError, match=f"{model_type} fixes how many heads there are.*use padded$") as refused:
         save_pruned(model, mask, tmp_path / "small", rung="uniform")
     assert "\n" not in str(refused.value)
     saved = save_pruned(model, mask, tmp_path / "small")
@@ -140,7 +144,7 @@ def test_a_head_that_goes_is_zeros_where_configurations_fix_how_many_there_are(m
     assert (saved.rung, small.decoder.n_heads, small.decoder.d_mlp) == ("padded", 4, 16)
     n_neurons = 2 * 8 * model.units["neuron.0"].parameters_per_unit
     assert saved.n_parameters == model.n_parameters - n_neurons
-    assert not bool(small.parameters["model.layers.0.self_attn.v_proj.bias"][-2 * small.decoder.d_head :].any())
+    assert not bool(small.parameters["model.layers.0.self_attn.v_proj.bias"][: 2 * small.decoder.d_head].any())
     assert bool(small.parameters["model.layers.0.self_attn.v_proj.bias"].any())
     masked = save_pruned(model, mask_of(model, {0: [0, 1], 1: [2, 3]}, {}), tmp_path / "masked")
     assert (masked.rung, masked.n_parameters) == ("masked", model.n_parameters)
@@ -151,25 +155,25 @@ def test_a_head_that_goes_is_zeros_where_configurations_fix_how_many_there_are(m
 def test_a_uniform_checkpoint_is_as_small_as_the_mask_says(model_type: str, tmp_path: Path) -> None:
     model = dense_model(model_type)
     heads, neurons, _ = MASKS["one key/value group from every layer"]
-    mask = mask_of(model, heads if model_type in GATED else {}, neurons)
+    mask = mask_of(model, heads if model_type not in FIXED_HEADS else {}, neurons)
     saved = save_pruned(model, mask, tmp_path / "small")
     assert saved.rung == "uniform"
     assert saved.n_parameters == model.n_parameters - mask.removed_parameters(model.units)
     assert saved.n_parameters < model.n_parameters
     config = json.loads((tmp_path / "small" / "config.json").read_text())
     assert config[{"opt": "ffn_dim", "gpt2": "n_inner"}.get(model_type, "intermediate_size")] == 16
-    if model_type in GATED:
+    if model_type not in FIXED_HEADS:
         assert (config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]) == (2, 1, 8)
     else:
         assert config["n_head" if model_type == "gpt2" else "num_attention_heads"] == 4
-        assert not {"num_key_value_heads", "head_dim"} & config.keys()
+        assert model_type == "olmo2" or not {"num_key_value_heads", "head_dim"} & config.keys()
 
 
 @families
 def test_a_padded_checkpoint_is_as_small_as_its_widest_layer(model_type: str, tmp_path: Path) -> None:
     model = dense_model(model_type)
     saved = save_pruned(model, mask_of(model, {0: [0, 1], 1: [0, 1]}, {0: 4, 1: 9}), tmp_path / "small")
-    widest = mask_of(model, {0: [0, 1], 1: [0, 1]} if model_type in GATED else {}, {0: 4, 1: 4})
+    widest = mask_of(model, {0: [0, 1], 1: [0, 1]} if model_type not in FIXED_HEADS else {}, {0: 4, 1: 4})
     assert saved.n_parameters == model.n_parameters - widest.removed_parameters(model.units)
 
 
@@ -236,7 +240,9 @@ def test_a_checkpoint_is_read_back_as_the_model_that_was_written(model_type: str
 @families
 def test_the_units_of_every_family_own_all_of_its_linear_layers(model_type: str) -> None:
     model = dense_model(model_type)
-    nobodys = ("o_proj.bias", "down_proj.bias")  # what is added to the stream whatever goes
+    nobodys: tuple[str, ...] = ("o_proj.bias", "down_proj.bias")  # what is added to the stream whatever goes
+    if model_type == "olmo2":  # what other heads are normalised by
+        nobodys = ("q_proj.weight", "k_proj.weight")
     linears = sum(
         tensor.numel() for name, tensor in model.parameters.items() if "_proj." in name and not name.endswith(nobodys)
     )
@@ -249,6 +255,11 @@ def test_the_units_of_every_family_own_all_of_its_linear_layers(model_type: str)
         ("opt", {"enable_bias": False, "layer_norm_elementwise_affine": False, "activation_function": "gelu"}),
         ("opt", {"tie_word_embeddings": False, "max_position_embeddings": 12}),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "intermediate_size": None, "tie_word_embeddings": False}),
+        ("mistral", {"sliding_window": 3}),
+        ("gemma2", {"sliding_window": 3, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
+        ("phi3", {"sliding_window": 3, "tie_word_embeddings": False, "num_key_value_heads": 4}),
+        ("smollm3", {"use_sliding_window": True, "sliding_window": 3, "attention_bias": True, "mlp_bias": True}),
+        ("olmo2", {"attention_bias": True, "tie_word_embeddings": False}),
         ("gpt_neox", {"attention_bias": False, "use_parallel_residual": False, "tie_word_embeddings": True}),
     ],
 )
@@ -266,6 +277,17 @@ def test_other_forms_of_a_family_go_the_same_way(model_type: str, settings: dict
     assert torch.equal(logits(stock(saved.folder), rows), logits(pruned.model.module(), rows))
     assert load_model(saved.folder).shapes == pruned.model.shapes
     assert ("lm_head.weight" in pruned.model.shapes) == (not module.config.tie_word_embeddings)
+
+
+def test_heads_are_zeros_in_place_where_rotary_factors_fix_how_many_there_are(tmp_path: Path) -> None:
+    factors = {"short_factor": [1.0, 1.1], "long_factor": [1.2, 1.3], "rope_type": "longrope", "rope_theta": 10000.0,
+               "partial_rotary_factor": 1.0}  # fmt: skip
+    model = decoder("phi3", head_dim=4, rope_parameters=factors, original_max_position_embeddings=32)
+    mask = mask_of(model, *MASKS["one key/value group from every layer"][:2])
+    saved = save_pruned(model, mask, tmp_path / "small")
+    assert (saved.rung, load_model(saved.folder).decoder.n_heads) == ("padded", 4)
+    expected = Model.from_parameters(model.config, zeroed(model.parameters, model.units, mask)).module()
+    torch.testing.assert_close(logits(stock(saved.folder), token_ids()), logits(expected, token_ids()), **REORDERED)
 
 
 def test_biases_of_every_linear_layer_are_handled(tmp_path: Path) -> None:

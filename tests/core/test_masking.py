@@ -22,7 +22,7 @@ from graphprune.models.model import Model
 from graphprune.surgery.cut import excised
 from graphprune.surgery.shape import shape_of
 from tests.core.test_block import sparse_block
-from tests.families import MODEL_TYPES, UNGATED, decoder, perceptron
+from tests.families import FIXED_HEADS, MODEL_TYPES, decoder, perceptron
 from tests.oracles import graph as graphs
 from tests.unchecked import unchecked
 
@@ -273,7 +273,7 @@ def pruned(model: Model, mask: Mask, rung: str) -> Model:
     ("model_type", "which"),
     [
         *(("llama", which) for which in UNIFORM),
-        *((kind, "neurons" if kind in UNGATED else "everything") for kind in MODEL_TYPES[1:]),
+        *((kind, "neurons" if kind in FIXED_HEADS else "everything") for kind in MODEL_TYPES[1:]),
     ],
 )
 def test_what_a_mask_leaves_is_the_graph_of_the_pruned_model(model_type: str, which: str) -> None:

@@ -17,7 +17,7 @@ from graphprune.extraction.export import export
 from graphprune.models.architecture import Decoder, Perceptron
 from graphprune.models.model import Model
 from tests.extraction.trace import Trace, traced, zeroing
-from tests.families import GEMMAS, MODEL_TYPES, UNGATED, causal_lm, perceptron, perceptron_module, token_ids
+from tests.families import GEMMAS, MODEL_TYPES, POST_NORM, UNGATED, causal_lm, perceptron, perceptron_module, token_ids
 from tests.unchecked import unchecked
 
 families = pytest.mark.parametrize("model_type", MODEL_TYPES)
@@ -55,11 +55,14 @@ class Specimen:
         """The residual stream before the k-th sub-block: what the normalisation at its entrance is given."""
         if k == 4:
             return trace.inputs["model.norm"]
-        return trace.inputs[self.entrance(k)]
+        return trace.inputs[self.entrances(k)[0]]
 
-    def entrance(self, k: int) -> str:
+    def entrances(self, k: int) -> list[str]:
+        """The normalisation in front of the k-th sub-block, or the layers that read the stream as it is."""
+        if self.model_type == "olmo2":
+            return [self.module(k // 2, f"{part}_proj") for part in (("gate", "up") if k % 2 else "qkv")]
         mlp = "pre_feedforward_layernorm" if self.model_type in GEMMAS else "post_attention_layernorm"
-        return self.module(k // 2, mlp if k % 2 else "input_layernorm")
+        return [self.module(k // 2, mlp if k % 2 else "input_layernorm")]
 
     def place(self, k: int) -> int:
         """Where the k-th sub-block reads the stream: where both read it, what attention writes has no place of its own.
@@ -84,11 +87,13 @@ class Specimen:
         if self.model_type in UNGATED:
             spread = x.var(dim=-1, keepdim=True, correction=0)
             return (change - change.mean(dim=-1, keepdim=True)) / spread.add(1e-5).sqrt()
+        if self.model_type == "olmo2":
+            return change
         return change / x.square().mean(dim=-1, keepdim=True).add(1e-6).sqrt()
 
     def denominator(self, output: str) -> torch.Tensor | float:
         """What the normalisation after a sub-block divided its output by in the dense run; 1 if there is none."""
-        if self.model_type not in GEMMAS:
+        if self.model_type not in POST_NORM:
             return 1.0
         return self.dense.outputs[output].square().mean(dim=-1, keepdim=True).add(1e-6).sqrt()
 
@@ -142,7 +147,7 @@ def test_a_change_of_the_stream_reaches_the_projections_as_the_edges_say(model_t
     for k, kinds in ((2 * layer, ("query", "key", "value")), (2 * layer + 1, s.inner)):
         x = s.stream(s.dense, k)
         nudge = torch.randn(x.shape, generator=torch.Generator().manual_seed(k), dtype=x.dtype)
-        changed = traced(s.network, s.ids, inputs={s.entrance(k): nudge.add}, frozen=s.frozen)
+        changed = traced(s.network, s.ids, inputs=dict.fromkeys(s.entrances(k), nudge.add), frozen=s.frozen)
         arriving = s.normalised(nudge, x)
         for kind in kinds:
             projection = s.module(layer, f"{kind if kind in {'gate', 'up'} else kind[0]}_proj")
@@ -150,8 +155,9 @@ def test_a_change_of_the_stream_reaches_the_projections_as_the_edges_say(model_t
             expected = arriving @ s.edges(("resid", s.place(k)), (kind, layer))
             if node in s.dense.outputs and kind in {"query", "key"}:  # the node is what the head's normalisation gives
                 raw = s.dense.inputs[node]
-                heads = expected.view(*expected.shape[:2], -1, s.d_head)  # Gemma 3 puts heads before tokens
-                heads = heads.transpose(1, 2) if model_type == "gemma3_text" else heads
+                heads = expected.view(*expected.shape[:2], -1, raw.shape[-1])  # OLMo 2 takes all of them together
+                heads = heads.transpose(1, 2) if model_type == "gemma3_text" else heads  # heads before tokens
+                heads = heads.view(raw.shape)
                 expected = heads / raw.square().mean(dim=-1, keepdim=True).add(1e-6).sqrt()
             else:
                 node = projection
@@ -306,8 +312,9 @@ def test_activation_edges_carry_what_was_measured(model_type: str) -> None:
             matrix = s.model.parameters[f"{s.module(layer, f'{name}_proj')}.weight"].double()
             if (norm := s.module(layer, f"{name}_norm")) in s.dense.outputs:
                 raw = s.dense.outputs[s.module(layer, f"{name}_proj")]  # a head's normalisation divides by its own size
-                size = raw.reshape(-1, len(matrix) // s.d_head, s.d_head).square().mean(dim=(0, 2)).sqrt()
-                matrix = matrix * gain(norm).repeat(len(size))[:, None] / size.repeat_interleave(s.d_head)[:, None]
+                together = len(gain(norm))  # of OLMo 2 by that of all heads
+                size = raw.reshape(-1, len(matrix) // together, together).square().mean(dim=(0, 2)).sqrt()
+                matrix = matrix * gain(norm).repeat(len(size))[:, None] / size.repeat_interleave(together)[:, None]
             expected = (matrix.abs() * rms(read[which])).T
             place = s.place(2 * layer + which)
             torch.testing.assert_close(found(("resid", place), (kind, layer)), expected, **close)
@@ -315,7 +322,7 @@ def test_activation_edges_carry_what_was_measured(model_type: str) -> None:
             module = s.module(layer, f"{name}_proj")
             carried, out = s.dense.inputs[module], s.dense.outputs[module]
             matrix = s.model.parameters[f"{module}.weight"].double()
-            if model_type in GEMMAS:
+            if model_type in POST_NORM:
                 post_gain = gain(s.module(layer, f"{post}_layernorm"))
                 matrix = matrix * post_gain[:, None] / out.square().mean().sqrt()
             expected = (matrix.abs() * rms(carried)).T
@@ -336,7 +343,7 @@ def test_activation_edges_into_a_pattern_carry_query_times_key(model_type: str) 
     s = specimen(model_type)
     graph = export(s.model, weight="activation", stats=calibrate(s.model, s.ids))
     dense = torch.from_numpy(graph.to_scipy().toarray()).double()
-    last = "norm" if model_type in {"qwen3", "gemma3_text"} else "proj"  # what the pattern is computed from
+    last = "norm" if model_type in {"qwen3", "gemma3_text", "olmo2"} else "proj"  # what the pattern is computed from
     for layer in (0, 1):
         query, key = (
             s.dense.outputs[s.module(layer, f"{name}_{last}")].reshape(-1, width).square().mean(dim=0).sqrt()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.families import UNGATED, module_of, part_of
+from tests.families import RENAMED, module_of, names_of, part_of
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -37,11 +37,9 @@ def held(norm: nn.Module, x: torch.Tensor) -> Change:
 
 def parts_of(network: Any) -> list[str]:
     """Llama's names for the linear layers and normalisations."""
-    if network.config.model_type not in UNGATED:
+    if network.config.model_type not in RENAMED:
         return [name for name, _ in network.named_modules() if name.endswith((*LINEARS, "norm"))]
-    parts = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj",
-             "mlp.down_proj", "input_layernorm", "post_attention_layernorm"]  # fmt: skip
-    blocks = [f"model.layers.{layer}.{part}" for layer in range(network.config.num_hidden_layers) for part in parts]
+    blocks = [name.removesuffix(".weight") for name in names_of(network) if name.endswith(".weight")]
     return [*blocks, "model.norm"]
 
 

@@ -18,7 +18,9 @@ def credit(
     n_layers: int,
     n_heads: int,
     n_kv: int,
-    gemma: bool,
+    offset: bool,
+    post_norm: bool,
+    pre_norm: bool = True,
     gated: bool = True,
     parallel: bool = False,
 ) -> dict[str, Array]:
@@ -30,22 +32,26 @@ def credit(
         n_layers: how many blocks.
         n_heads: of the queries.
         n_kv: of the keys and values.
-        gemma: whether gains are stored as differences from one, and sub-blocks' outputs are normalised.
+        offset: whether gains are stored as differences from one.
+        post_norm: whether sub-blocks' outputs are normalised.
+        pre_norm: whether what they read is.
         gated: whether the MLP has a gate.
         parallel: whether attention and MLP read and write the same places.
     """
 
     def gain(name: str) -> Array:
-        return parameters[f"{name}.weight"] + gemma
+        return parameters[f"{name}.weight"] + offset
 
-    def before(layer: int, norm: str, k: int) -> Array:
+    def before(layer: int, norm: str, k: int) -> Array | float:
         """What power on each channel of the stream gives behind the normalisation, once squared weights are applied."""
+        if not pre_norm:
+            return 1.0
         result: Array = gain(f"model.layers.{layer}.{norm}") ** 2 / power[f"resid.{k}"].mean()
         return result
 
     def behind(layer: int, norm: str, output: str) -> Array | float:
         """What the normalisation of a sub-block's output makes of power on each of its channels."""
-        return gain(f"model.layers.{layer}.{norm}") ** 2 / power[f"{output}.{layer}"].mean() if gemma else 1.0
+        return gain(f"model.layers.{layer}.{norm}") ** 2 / power[f"{output}.{layer}"].mean() if post_norm else 1.0
 
     embedding = parameters.get("lm_head.weight", parameters["model.embed_tokens.weight"])
     rho = gain("model.norm") ** 2 * (embedding**2).mean(axis=0) / power[f"resid.{2 * n_layers}"].mean()
@@ -56,7 +62,7 @@ def credit(
         neuron, up = power[f"neuron.{layer}"], power[f"up.{layer}"]
         s = (D**2).T @ (behind(layer, "post_feedforward_layernorm", "mlp_out") * rho)
         found[f"neuron.{layer}"] = neuron * s
-        norm = "pre_feedforward_layernorm" if gemma else "post_attention_layernorm"
+        norm = "pre_feedforward_layernorm" if post_norm else "post_attention_layernorm"
         passed = np.divide(neuron, up, out=np.zeros_like(up), where=up > 0)  # by a gate, or by the activation
         through = s @ (U**2 * passed[:, None])
         if gated:

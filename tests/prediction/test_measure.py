@@ -17,6 +17,7 @@ from graphprune.prediction.measure import Bench, Job, Stop, prepared
 from graphprune.prediction.pairs import PairStore
 from graphprune.prediction.sampling import sampled
 from graphprune.pruning import Evidence, apply
+from graphprune.searching import default_recipe
 from graphprune.surgery.cut import zeroed
 from tests import families
 from tests.cli.runner import CALIBRATION, EVALUATION
@@ -88,6 +89,20 @@ def test_the_quality_is_that_of_the_model_that_is_pruned(
     pair = bench.measure(architecture)
     assert pair.quality["perplexity.text"] == pytest.approx(perplexity_of(built, rows), rel=1e-4)
     assert pair.quality["perplexity.text"] > 1.01 * perplexity_of(tiny, rows)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "phi3", "olmo2"])
+def test_classes_with_other_names_are_measured_and_put_back(model_type: str, tmp_path: Path) -> None:
+    model, windows = families.decoder(model_type), families.token_ids(3, 12)
+    evidence = Evidence.of_text(model, families.token_ids(8, 12, seed=1))
+    bench = Bench(prepared(evidence, default_recipe(), {"text": windows}, scratch=tmp_path), model)
+    dense = bench.measure(Architecture({})).losses
+    architecture = Architecture({"head.0": 1, "neuron.1": 9})
+    mask, changed = bench.pruned(architecture)
+    built = Model.from_parameters(changed.config, zeroed(changed.parameters, changed.units, mask))
+    found = bench.measure(architecture)
+    assert found.quality["perplexity.text"] == pytest.approx(perplexity_of(built, windows), rel=1e-4)
+    assert found.losses != dense == bench.measure(Architecture({})).losses
 
 
 def test_a_bench_puts_the_model_back_after_every_candidate(

@@ -19,7 +19,7 @@ from graphprune.scorers.credit import Credit
 from graphprune.scorers.inputs import ScoringInputs, UnitScores
 from tests.cli import runner
 from tests.cli.runner import CALIBRATED, Cli
-from tests.families import GATED, GEMMAS, MODEL_TYPES, decoder, perceptron, perceptron_module, token_ids
+from tests.families import GATED, GEMMAS, MODEL_TYPES, POST_NORM, decoder, perceptron, perceptron_module, token_ids
 from tests.oracles.credit import credit as credit_by_recursion
 
 
@@ -43,7 +43,8 @@ def by_recursion(model: Model, stats: CalibrationStats) -> UnitScores:
     found = credit_by_recursion(
         {name: tensor.double().numpy() for name, tensor in model.parameters.items()},
         {site: (stats.squares[site] / stats.n_tokens).numpy() for site in stats.squares},
-        n_layers=d.n_layers, n_heads=d.n_heads, n_kv=d.n_kv_heads, gemma=d.model_type in GEMMAS,
+        n_layers=d.n_layers, n_heads=d.n_heads, n_kv=d.n_kv_heads, offset=d.model_type in GEMMAS,
+        post_norm=d.model_type in POST_NORM, pre_norm=d.model_type != "olmo2",
         gated=d.model_type in GATED, parallel=d.model_type == "gpt_neox",
     )  # fmt: skip
     return {name: torch.from_numpy(values) for name, values in found.items()}

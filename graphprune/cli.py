@@ -19,8 +19,8 @@ WEIGHTS = ("magnitude", "activation", "power", "signed")
 SCORERS = (
     "random", "magnitude", "activation", "wanda", "mlprank", "llmrank", "graphrank", "taylor", "flap", "credit",
 )  # fmt: skip
-METHODS = (*SCORERS, "slimgpt", "graphslim", "sparsegpt", "sparsellm")
-DECIDERS = (*SCORERS, "obs", "sparsellm")
+METHODS = (*SCORERS, "slimgpt", "graphslim", "sparsegpt", "sparsellm", "influence")
+DECIDERS = (*SCORERS, "obs", "sparsellm", "influence")
 ALLOCATIONS = ("uniform", "log", "linear", "global", "graph", "curves")
 COMPENSATIONS = ("none", "obs", "bias", "sparsellm", "reconstruct")
 CENTRALITIES = (
@@ -200,6 +200,13 @@ def _add_prune(commands: Any) -> None:
     what.add_argument("--floor", type=int, default=1, metavar="N", help="what stays in every layer (default 1)")
     what.add_argument("--round-to", type=int, default=1, metavar="N", help="make neuron widths a multiple of N")
     what.add_argument("--normalise", choices=("layer", "standard", "none"), help="of the global allocation")
+    what.add_argument(
+        "--depth", type=float, metavar="SHARE",
+        help="of the budget that goes as whole attentions and MLPs, the rest by width (default 0; influence 1)",
+    )  # fmt: skip
+    what.add_argument(
+        "--depth-scorer", choices=DECIDERS, help="what these go by (default influence; at 1 the method's own)"
+    )
     what.add_argument(
         "--first", type=float, default=0.0625, metavar="S", help="what the first layer loses under log and linear"
     )
@@ -583,8 +590,9 @@ def _prune(args: argparse.Namespace) -> dict[str, Any]:
     if args.scores is not None and not args.scores.is_file():
         raise InputError(f"the scores {args.scores} are not there")
     choice = Cut(
-        args.allocation, args.units, args.head_mode, args.floor, args.round_to, args.normalise, args.budget, args.first
-    )
+        args.allocation, args.units, args.head_mode, args.floor, args.round_to, args.normalise, args.budget, args.first,
+        args.depth, args.depth_scorer,
+    )  # fmt: skip
     named = ("scorer", "compensation", "pattern", "statistics", "damping", "head_error", "group_start", "group_floor")
     given = {name: getattr(args, name) for name in (*named, "global_layers", "blocks")}
     chosen = {

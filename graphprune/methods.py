@@ -19,7 +19,7 @@ from graphprune.solvers.units import Compensation
 Units = Literal["all", "neuron", "head"]
 Statistics = Literal["pruned", "dense"]
 COMPENSATIONS: tuple[Compensation, ...] = ("none", "obs", "bias", "sparsellm", "reconstruct")
-OBS = "obs"
+OBS, INFLUENCE = "obs", "influence"
 UNITS, UNSTRUCTURED = "units", "unstructured"
 ALL_LAYERS, FIRST_HALF = "all", "first_half"
 BY_GRAPH, BY_CURVES = "graph", "curves"
@@ -39,6 +39,7 @@ class Preset:
     head_mode: HeadMode = "group"
     head_error: HeadError = "grouped"
     damping: float = 0.01
+    depth: float = 0.0
 
 
 PRESETS: dict[str, Preset] = {
@@ -48,6 +49,7 @@ PRESETS: dict[str, Preset] = {
     "graphslim": Preset(OBS, BY_CURVES, "reconstruct", head_mode="balanced", head_error="exact", damping=0.001),
     "sparsegpt": Preset(OBS, "uniform", "obs", UNSTRUCTURED),
     "sparsellm": Preset(OBS, "uniform", "sparsellm", UNSTRUCTURED),
+    INFLUENCE: Preset(INFLUENCE, depth=1.0),
 }
 
 
@@ -67,6 +69,9 @@ class Cut:
         budget: what is counted: `parameters`, `units`, or None for parameters of a decoder and units of a perceptron
             (where a weight belongs to two neurons).
         first: of `log` and `linear`: the largest share that the first layer loses.
+        depth: the share of the budget that goes as whole attentions and MLPs, as near as these come; the rest goes by
+            width, from the others. None for the method's own.
+        depth_scorer: what these go by; None for `influence`, or for what decides otherwise where nothing else goes.
     """
 
     allocation: str | None = None
@@ -77,6 +82,8 @@ class Cut:
     normalise: Normalise | None = None
     budget: Budget | None = None
     first: float = 0.0625
+    depth: float | None = None
+    depth_scorer: str | None = None
 
     def with_defaults(self, preset: Preset) -> "Cut":
         return replace(
@@ -84,6 +91,7 @@ class Cut:
             allocation=self.allocation or preset.allocation,
             normalise=self.normalise or preset.normalise,
             head_mode=self.head_mode or preset.head_mode,
+            depth=preset.depth if self.depth is None else self.depth,
         )
 
     @property
@@ -102,6 +110,10 @@ class Cut:
             raise InputError(f"units are all, neuron or head, not {self.units!r}")
         if self.floor < 0:
             raise InputError(f"the floor is at least 0, not {self.floor}")
+        if not 0 <= (self.depth or 0) <= 1:
+            raise InputError(f"the depth is a share of the budget, between 0 and 1, not {self.depth:g}")
+        if self.depth_scorer is not None and not 0 < (self.depth or 0) < 1:
+            raise InputError("a scorer of depth goes with a depth between 0 and 1; at 1 the method's own decides")
         self.target(sparsity, 1)
 
     def target(self, sparsity: float, prunable: int) -> Target:
@@ -177,6 +189,19 @@ class Recipe:
     def n_of_m(self) -> Pattern | None:
         return Pattern.parse(self.pattern) if self.of_weights and self.pattern != UNSTRUCTURED else None
 
+    @property
+    def depth_scorer(self) -> Scorer | SolvedScorer | None:
+        """What decides which sub-blocks go as a whole, unless scores are given and nothing else goes."""
+        if not self.cut.depth:
+            return None
+        if self.cut.depth < 1:
+            return any_scorer(self.cut.depth_scorer or INFLUENCE, {})
+        return any_scorer(self.scorer, self.options) if self.scorer else None
+
+    def rung(self, asked: str) -> str:
+        """The rung to save in: ragged where sub-blocks go as a whole, since padding would put them back."""
+        return "ragged" if asked == "auto" and self.cut.depth else asked
+
     def sparsity(self, given: float | None) -> float:
         """The fraction that goes: what was asked for, or what the pattern says.
 
@@ -202,6 +227,7 @@ class Recipe:
         elif self.options:
             raise InputError("the second-order errors have no options of a scorer; see --damping and --head-error")
         self.cut.check(sparsity)
+        self._check_depth()
         if self.compensation not in COMPENSATIONS:
             raise InputError(f"no compensation is named {self.compensation!r}; there are {', '.join(COMPENSATIONS)}")
         if not 0 <= self.damping < float("inf"):
@@ -233,10 +259,18 @@ class Recipe:
             raise InputError(f"the compensation {self.compensation} needs calibration; give --calibration FILE")
         if self.cut.allocation in {BY_GRAPH, BY_CURVES}:
             raise InputError(f"the allocation {self.cut.allocation} needs calibration; give --calibration FILE")
+        if (by := self.depth_scorer) is not None and needs_text(by):
+            raise InputError(f"the scorer {by.name} needs calibration; give --calibration FILE")
         if given_scores:
             return
         if needs_text(any_scorer(self.scorer, self.options)):
             raise InputError(f"the scorer {self.scorer} needs calibration; give --calibration FILE")
+
+    def _check_depth(self) -> None:
+        if self.scorer == INFLUENCE and self.cut.depth != 1:
+            raise InputError("influence scores whole sub-blocks; give --depth 1, or another scorer for the width")
+        if self.cut.depth and self.of_weights:
+            raise InputError("single weights don't go with whole sub-blocks; leave --depth or --pattern out")
 
     def _check_joint(self) -> None:
         for what, layers in (("global layers", self.global_layers), ("blocks", self.blocks)):
@@ -263,7 +297,8 @@ class Recipe:
             raise InputError(f"single weights are allocated uniform, log or linear, not {self.cut.allocation}")
         if pattern is not None and self.cut.allocation not in {None, "uniform"}:
             raise InputError(f"the pattern {pattern} leaves nothing to allocate: every layer loses the same")
-        plain = Cut(self.cut.allocation, "all", "group", normalise=self.cut.normalise, first=self.cut.first)
+        plain = Cut(self.cut.allocation, "all", "group", normalise=self.cut.normalise, first=self.cut.first,
+                    depth=self.cut.depth)  # fmt: skip
         if self.cut != plain or self.statistics == "dense":
             raise InputError(
                 "single weights go from all linear layers of the blocks: --units, --head-mode, --floor, --round-to, "

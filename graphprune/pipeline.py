@@ -22,7 +22,7 @@ from graphprune.core.graph import MEASURED, Level, ModelGraph, Weight
 from graphprune.core.graph_store import load_graph, read_graph_manifest
 from graphprune.core.io import digest, file_digest, write_json
 from graphprune.core.run import Run
-from graphprune.core.scores import Scores
+from graphprune.core.scores import BLOCK, Scores
 from graphprune.core.stats import VERSION as STATS_VERSION
 from graphprune.core.stats import CalibrationStats
 from graphprune.core.units import HEAD, NEURON
@@ -372,9 +372,10 @@ def prune_step(
         FormatError: the scores are damaged, or of another model.
     """
     recipe.check(sparsity)
+    rung = recipe.rung(rung)
     if calibration.text is None:
         recipe.check_without_text(given_scores=scores is not None)
-    given = None if scores is None else _read_scores(scores, model)
+    given = None if scores is None else _read_scores(scores, model, whole=recipe.cut.depth == 1)
     method = method or (recipe.scorer if given is None else given.method)
     label = name or f"{method if scores is None else scores.stem}-{sparsity:g}"
     key = [model.identity, asdict(recipe), sparsity, calibration.key(), None if scores is None else file_digest(scores)]
@@ -409,11 +410,12 @@ def prune_step(
     return record.result
 
 
-def _read_scores(path: Path, model: Model) -> Scores:
+def _read_scores(path: Path, model: Model, *, whole: bool) -> Scores:
+    """Scores of units, or of sub-blocks where nothing but whole ones goes."""
     if not path.is_file():
         raise InputError(f"the scores {path} are not there")
     given = Scores.load(path, model.units, model.identity)
-    if not {HEAD, NEURON} & set(given.kinds):
+    if not ({HEAD, NEURON} | ({BLOCK} if whole else set())) & set(given.kinds):
         raise InputError(f"{path} scores no heads and no neurons; rank a graph of channels or units")
     return given
 

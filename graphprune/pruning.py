@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from jaxtyping import Shaped
 
-from graphprune.allocation import Normalise, allocate
+from graphprune.allocation import Normalise, Target, allocate
 from graphprune.allocation.schedule import counts_of_weights
 from graphprune.calibration.forward import calibrate, calibration_rows
 from graphprune.calibration.gradient import gradients
+from graphprune.calibration.influence import influence
 from graphprune.calibration.sensitivity import Sensitivity, sensitivities
 from graphprune.core.errors import InputError
 from graphprune.core.graph import ModelGraph
@@ -22,6 +23,7 @@ from graphprune.core.mask import WEIGHT, Mask
 from graphprune.core.scores import Scores
 from graphprune.core.stats import CalibrationStats
 from graphprune.core.units import HEAD, NEURON
+from graphprune.masks.depth import sub_blocks, whole, without
 from graphprune.masks.items import Budget, HeadMode, prunable, removable
 from graphprune.masks.select import select, warn_of_depth
 from graphprune.methods import BY_CURVES, BY_GRAPH, OBS, Cut, Recipe, Statistics, Units, any_scorer, layers_of
@@ -33,9 +35,9 @@ from graphprune.solvers.curves import Curves, CurveSurgeon, error_curves, priced
 from graphprune.solvers.joint import JointOptions
 from graphprune.solvers.mlp import JointSurgeon, JointUnitSurgeon
 from graphprune.solvers.obs import HeadError
-from graphprune.solvers.scores import EliminationSurgeon, SolvedScorer, Surviving, of_units
+from graphprune.solvers.scores import EliminationSurgeon, Influence, SolvedScorer, Surviving, of_units
 from graphprune.solvers.sequential import Journal, Operated, Overlaid, Surgeon, operate
-from graphprune.solvers.units import ByElimination, ByScore, Chooser, Compensation, Decided, UnitSurgeon
+from graphprune.solvers.units import ByElimination, ByScore, Chooser, Compensation, Decided, UnitSurgeon, Without
 from graphprune.solvers.weights import WeightSurgeon
 from graphprune.surgery.removed import linear_weights
 from graphprune.surgery.shape import shape_of
@@ -149,6 +151,10 @@ class Evidence:
             InputError: there is no text, or the scorer needs a loss and the model is a perceptron.
         """
         notes = None if journal is None or journal.folder is None else Journal(journal.folder / "scores")
+        inputs = [self.model.identity, scorer.name, digest(self.rows.tolist())]
+        if isinstance(scorer, Influence):
+            found = influence(self.model, self.rows, dtype=self.dtype, device=self.device)
+            return Scores(found, scorer.name, {}, self.model.identity, digest(inputs))
         if isinstance(scorer, Surviving):
             solved = apply(Recipe.of("sparsellm", damping=damping), scorer.sparsity, self, journal=notes).operated
         else:
@@ -159,8 +165,8 @@ class Evidence:
         if solved is None:
             raise AssertionError("the engine ran")
         options = asdict(scorer) | {"damping": damping}
-        inputs = digest([self.model.identity, scorer.name, options, digest(self.rows.tolist())])
-        return Scores(of_units(solved.notes, self.model), scorer.name, options, self.model.identity, inputs)
+        found = of_units(solved.notes, self.model)
+        return Scores(found, scorer.name, options, self.model.identity, digest([*inputs, options]))
 
 
 @dataclass(frozen=True)
@@ -233,8 +239,9 @@ def counts(
     kinds: tuple[str, ...],
     scores: Scores | None = None,
     credit: Scores | None = None,
+    gone: Mapping[str, int] | None = None,
 ) -> Mapping[str, int]:
-    """How many pieces of every group go.
+    """How many pieces of every group go; of groups that go as a whole, with what these cost, none.
 
     Raises:
         InputError: the allocation needs scores, or the model has no unit of a kind.
@@ -247,9 +254,16 @@ def counts(
         by, allocation, choice = credit, "global", replace(choice, normalise="none")
     if allocation == "global" and by is None:
         raise InputError(f"the allocation {choice.allocation} needs scores of all layers at once")
-    budget = budget_of(model, choice)
+    budget, gone = budget_of(model, choice), gone or {}
     pieces = removable(by, model.units, kinds, head_mode=choice.heads, floor=choice.floor, budget=budget)
-    return allocate(allocation, pieces, choice.target(sparsity, prunable(model.units, kinds, budget))).remove
+    pieces = tuple(part for part in pieces if part.group not in gone)
+    return allocate(allocation, pieces, _target(model, sparsity, choice, kinds, gone)).remove
+
+
+def _target(model: Model, sparsity: float, choice: Cut, kinds: tuple[str, ...], gone: Mapping[str, int]) -> Target:
+    """What is left to remove, of all that could go."""
+    total = prunable(model.units, kinds, budget_of(model, choice))
+    return choice.target(max(sparsity - sum(gone.values()) / max(total, 1), 0.0) if gone else sparsity, total)
 
 
 def apply(
@@ -279,6 +293,8 @@ def apply(
         InfeasibleError: the floors don't allow that much; the nearest sparsity is named.
     """
     recipe.check(sparsity)
+    if remove is not None and recipe.cut.depth:
+        raise InputError("counts of units say how much goes from which layer; leave --depth out")
     if recipe.of_weights:
         if remove is not None:
             raise InputError("single weights are allocated by their schedule, not by counts of units")
@@ -311,22 +327,73 @@ def _chooser(
 ) -> tuple[Chooser, tuple[str, ...]]:
     """Who decides which units of which kinds go: scores, scores to be made on the way, or the elimination itself."""
     model, choice = evidence.model, recipe.cut
-    if given is None and recipe.scorer not in {"", OBS}:
+    if given is None and recipe.scorer not in {"", OBS} and choice.depth != 1:
         solver = any_scorer(recipe.scorer, recipe.options)
         if isinstance(solver, SolvedScorer):
             given = evidence.solved_scores(solver, recipe.damping, journal)
+    if choice.depth == 1:
+        return _depth_alone(recipe, sparsity, evidence, given, journal)
     scorer = None if recipe.scorer == OBS or given is not None else make_scorer(recipe.scorer, **recipe.options)
     on_the_way = recipe.statistics == "pruned" and choice.allocation != "global" and evidence.windows is not None
     if scorer is not None and not (scorer.is_local and on_the_way):
         given = evidence.scores(scorer)
     kinds = kinds_of(choice, model.units.kinds if given is None else given.kinds)
+    gone = _gone(recipe, sparsity, evidence, kinds, journal)
     if remove is None:
-        remove = allocated(recipe, sparsity, evidence, kinds, given, journal)
+        remove = allocated(recipe, sparsity, evidence, kinds, given, journal, gone)
+    chooser: Chooser
     if given is not None:
-        return Decided(_selected(model, given, remove, choice, kinds).keep), kinds
+        keep = dict(_selected(model, given, remove, choice, kinds).keep)
+        return Decided(without(keep, frozenset(gone))), kinds
     if scorer is not None:
-        return ByScore(model, scorer, remove, choice.heads), kinds
-    return _elimination(recipe, model, remove), kinds
+        chooser = ByScore(model, scorer, remove, choice.heads)
+    else:
+        chooser = _elimination(recipe, model, remove)
+    return (Without(chooser, frozenset(gone)) if gone else chooser), kinds
+
+
+def _depth_alone(
+    recipe: Recipe, sparsity: float, evidence: Evidence, given: Scores | None, journal: Journal | None
+) -> tuple[Decided, tuple[str, ...]]:
+    """Nothing goes but whole sub-blocks."""
+    kinds = kinds_of(recipe.cut, evidence.model.units.kinds)
+    gone = _gone(recipe, sparsity, evidence, kinds, journal, given)
+    return Decided(without(dict(Mask.full(evidence.model.units).keep), frozenset(gone))), kinds
+
+
+def _gone(
+    recipe: Recipe,
+    sparsity: float,
+    evidence: Evidence,
+    kinds: tuple[str, ...],
+    journal: Journal | None,
+    given: Scores | None = None,
+) -> dict[str, int]:
+    """The sub-blocks that go as a whole, and what each costs.
+
+    Raises:
+        InputError: the model has no such sub-blocks.
+    """
+    model, choice = evidence.model, recipe.cut
+    if not choice.depth:
+        return {}
+    if model.is_perceptron:
+        raise InputError(f"{model.name} is a perceptron, no layer of which can go as a whole; leave --depth out")
+    given = _scores_of_depth(recipe, evidence, journal) if given is None else given
+    budget = budget_of(model, choice)
+    amount = choice.target(sparsity, prunable(model.units, kinds, budget)).amount
+    there = sub_blocks(given, model.units, kinds, budget)
+    most = sum(block.cost for block in there) if choice.depth == 1 else amount
+    return whole(there, round(choice.depth * amount), most)
+
+
+def _scores_of_depth(recipe: Recipe, evidence: Evidence, journal: Journal | None) -> Scores:
+    scorer = recipe.depth_scorer
+    if isinstance(scorer, SolvedScorer):
+        return evidence.solved_scores(scorer, recipe.damping, journal)
+    if scorer is None:
+        raise AssertionError("scores are given, or a scorer is named")
+    return evidence.scores(scorer)
 
 
 def _elimination(recipe: Recipe, model: Model, remove: Mapping[str, int]) -> ByElimination:
@@ -342,21 +409,26 @@ def allocated(
     kinds: tuple[str, ...],
     scores: Scores | None = None,
     journal: Journal | None = None,
+    gone: Mapping[str, int] | None = None,
 ) -> Mapping[str, int]:
-    """How many pieces of every group go, by scores, by credit on the graph, or by error curves."""
+    """How many pieces of every group go, by scores, by credit on the graph, or by error curves.
+
+    Of groups that are gone as a whole, with what these cost, none do.
+    """
     model, choice = evidence.model, recipe.cut
     if choice.allocation == BY_GRAPH:
-        return counts(model, sparsity, choice, kinds, None, evidence.scores(make_scorer("credit")))
+        return counts(model, sparsity, choice, kinds, None, evidence.scores(make_scorer("credit")), gone)
     by_curves = choice.allocation == BY_CURVES
     if not (by_curves or (choice.allocation == "global" and scores is None)):
-        return counts(model, sparsity, choice, kinds, scores)
+        return counts(model, sparsity, choice, kinds, scores, gone=gone)
     curves = evidence.curves(_elimination(recipe, model, {}), recipe.damping, credited=by_curves, journal=journal)
     most = 1 - (1 - sparsity) / 3  # no layer keeps less than a third of what they keep on average
     budget = budget_of(model, choice)
     pieces = removable(None, model.units, kinds, head_mode=choice.heads, floor=choice.floor, budget=budget)
+    pieces = tuple(part for part in pieces if part.group not in (gone or {}))
     if by_curves:  # in nats; otherwise second-order errors are compared as the layers' scores are
         choice = replace(choice, normalise="none")
-    target = choice.target(sparsity, prunable(model.units, kinds, budget))
+    target = _target(model, sparsity, choice, kinds, gone or {})
     return allocate("global", priced(pieces, curves, most), target).remove
 
 
@@ -416,7 +488,8 @@ def _mask(
     method = recipe.scorer if given is None else given.method
     mask = Mask({**Mask.full(model.units).keep, **keep}, method, options, model.identity)
     mask.check_legal(model.units)
-    warn_of_depth(mask, tuple(name for name in keep if name in model.units))
+    if not recipe.cut.depth:
+        warn_of_depth(mask, tuple(name for name in keep if name in model.units))
     return mask
 
 
@@ -438,9 +511,9 @@ class Pruned:
     """A pruned model in memory.
 
     Attributes:
-        model: the smaller model (layers padded to a common width where a configuration has only one).
+        model: the smaller model (layers padded to a common width where a configuration has only one, unless ragged).
         mask: what stays of the dense one.
-        rung: `uniform`, `padded`, `masked` or `excised`.
+        rung: `uniform`, `padded`, `ragged`, `masked` or `excised`.
         operated: what the sequential engine reports, if it ran.
     """
 
@@ -466,6 +539,8 @@ def prune(
     round_to: int = 1,
     normalise: Normalise | None = None,
     first: float = 0.0625,
+    depth: float | None = None,
+    depth_scorer: str | None = None,
     statistics: Statistics | None = None,
     damping: float | None = None,
     head_error: HeadError | None = None,
@@ -503,6 +578,8 @@ def prune(
         round_to: widths that stay are a multiple of this.
         normalise: of `global`: scores are compared per `layer`, as `standard` deviations, or raw (`none`).
         first: of `log` and `linear`: the largest share that the first layer loses.
+        depth: the share of the budget that goes as whole attentions and MLPs.
+        depth_scorer: what these go by, where other units go as well; `influence` by default.
         statistics: of the `pruned` blocks before, or of the `dense` model.
         damping: of the Hessians, as a share of their mean diagonal.
         head_error: of a head under second-order errors: `grouped` or `exact`.
@@ -511,7 +588,8 @@ def prune(
         joint: of the compensations `sparsellm` and `reconstruct`.
         global_layers: the blocks whose MLPs these solve as a whole: `all`, `first_half`, or a range like `0-14`.
         blocks: those that lose single weights, likewise; the sparsity is of these.
-        rung: shape of the result: `auto`, `uniform`, `padded` or `masked`.
+        rung: shape of the result: `auto` (ragged where sub-blocks go as a whole), `uniform`, `padded`, `ragged` or
+            `masked`.
         calibration: a text, its path, or token ids (see `graphprune.calibrate`).
         n_samples: windows drawn from a text.
         seq_len: tokens a window.
@@ -523,7 +601,9 @@ def prune(
         InputError: an option is unknown, or the scores don't cover the units.
         InfeasibleError: the floors don't allow that much; the nearest sparsity is named.
     """
-    choice = Cut(allocation, units, head_mode, floor, round_to, normalise, first=first)
+    choice = Cut(
+        allocation, units, head_mode, floor, round_to, normalise, first=first, depth=depth, depth_scorer=depth_scorer
+    )
     given = None if isinstance(by, str) else by
     recipe = Recipe.of(
         by if isinstance(by, str) else None, scorer=scorer, options=options, cut=choice, compensation=compensation,
@@ -539,8 +619,9 @@ def prune(
     )
     cutting = apply(recipe, amount, evidence, given=given)
     source = cutting.model
-    shape = shape_of(source, cutting.mask, rung)
-    parameters = {name: shape.parameter(name, source.parameters[name]) for name in source.parameters}
+    shape = shape_of(source, cutting.mask, recipe.rung(rung))
+    left = (name for name in source.parameters if shape.has(name))
+    parameters = {name: shape.parameter(name, source.parameters[name]) for name in left}
     tokenizer = model.text_tokenizer
     if tokenizer is None and model.folder is not None and not model.is_perceptron:
         tokenizer = model.tokenizer

@@ -330,6 +330,8 @@ def check_search(
     if strategy not in STRATEGIES:
         raise InputError(f"no search is named {strategy!r}; there are {', '.join(STRATEGIES)}")
     goal.check()
+    if any(recipe is not None and recipe.cut.depth for recipe in (goal.recipe, goal.final)):
+        raise InputError("a search decides what goes from which layer; influence removes whole ones, so leave it out")
     options.check()
     judged.check(calibration)
     if graph is not None and not graph.is_file():

@@ -12,6 +12,7 @@ from graphprune.core import unit_file
 from graphprune.core.units import UnitTable
 
 FORMAT, VERSION = "graphprune.scores", 1
+BLOCK = "block"  # of whole attentions and MLPs: `block.L.attn`, `block.L.mlp`
 
 
 @dataclass(frozen=True)

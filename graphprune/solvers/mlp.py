@@ -115,7 +115,7 @@ class JointUnitSurgeon:
 
     def __call__(self, seen: Seen) -> Change:
         change = self.units(seen)
-        if seen.site != NEURON_SITE:
+        if seen.site != NEURON_SITE or not bool(change.keep[f"{NEURON}.{seen.layer}"].any()):
             return change
         model = self.units.model
         names, stays = mlp_weights(model, seen.layer), change.keep[f"{NEURON}.{seen.layer}"]

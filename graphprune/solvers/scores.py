@@ -1,6 +1,7 @@
-"""Scores that take solving the model on a text: second-order errors, and what a global solution leaves.
+"""Scores that take the text itself: second-order errors, what a global solution leaves, the influence of sub-blocks.
 
-Both stand on the same heads and neurons as every other scorer's, higher = keep.
+The first two stand on the same heads and neurons as every other scorer's, the last on attentions and MLPs as a whole;
+higher = keep.
 """
 
 from collections.abc import Mapping
@@ -52,8 +53,15 @@ class Surviving:
             raise ValueError(f"sparsity is between 0 and 1, not {self.sparsity:g}")
 
 
-SolvedScorer = SecondOrder | Surviving
-SOLVED: dict[str, type[SolvedScorer]] = {"obs": SecondOrder, "sparsellm": Surviving}
+@dataclass(frozen=True)
+class Influence:
+    """A sub-block's score is how much it turns the stream (`calibration.influence`)."""
+
+    name: ClassVar[str] = "influence"
+
+
+SolvedScorer = SecondOrder | Surviving | Influence
+SOLVED: dict[str, type[SolvedScorer]] = {"obs": SecondOrder, "sparsellm": Surviving, "influence": Influence}
 
 
 @dataclass(frozen=True)

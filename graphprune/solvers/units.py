@@ -87,6 +87,29 @@ class ByScore:
 
 
 @dataclass(frozen=True)
+class Without:
+    """Some groups go as a whole; of the others another chooser decides.
+
+    Attributes:
+        chooser: of the others.
+        gone: names of the groups that go.
+    """
+
+    chooser: Chooser
+    gone: frozenset[str]
+
+    def loses(self, group: UnitGroup) -> bool:
+        return group.name in self.gone or self.chooser.loses(group)
+
+    def __call__(self, group: UnitGroup, seen: Seen, damping: float) -> Chosen:
+        if group.name not in self.gone:
+            return self.chooser(group, seen, damping)
+        (reader,) = group.outgoing
+        nothing = torch.zeros_like(seen.weights[reader.parameter], dtype=torch.float32)
+        return Chosen(torch.zeros(group.size, dtype=torch.bool), nothing)
+
+
+@dataclass(frozen=True)
 class ByElimination:
     """Optimal Brain Surgeon: the pieces whose removal costs least go, the others are repaired, and so on (SlimGPT).
 

@@ -74,6 +74,22 @@ def path_mass(
     )  # fmt: skip
 
 
+def total_path_mass(graph: ModelGraph, sources: Choice = "inputs", targets: Choice = "outputs") -> float:
+    """The log of the weight of all paths of at least one edge from the sources to the targets.
+
+    Minus infinity where there is no path.
+
+    Cost: one pass over the edges.
+
+    Raises:
+        ValueError: weights are negative.
+    """
+    graph = weighed(graph, "weight", "path mass")
+    source, target = (chosen(graph, which, name) for which, name in ((sources, "sources"), (targets, "targets")))
+    arrived = solve_log(graph, source.double().log(), arrivals=True)
+    return float((arrived + target.double().log()).logsumexp(dim=0)) if len(source) else -float("inf")
+
+
 def edge_path_mass(
     graph: ModelGraph, sources: Choice = "inputs", targets: Choice = "outputs", *, weight: Weight = "weight"
 ) -> EdgeCentralityResult:

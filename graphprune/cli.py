@@ -402,8 +402,9 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("--batch-size", type=int, metavar="N", help="windows a forward pass (default: by size)")
     _tasks(parser)
     parser.add_argument(
-        "--against", metavar="MODEL",
-        help="the dense model, asked the same (default: what the run's own got right, if it has been asked)",
+        "--against", metavar="DENSE",
+        help="the dense model: how far predictions are from its own (KL), and what of its accuracy is left (for the "
+        "latter the run's own is known, if it has been asked)",
     )  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, metavar="RUN", help="keep the report in this run folder")
     parser.add_argument("--name", help="of the report")
@@ -702,14 +703,12 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if args.text is not None and not args.text.is_file():
         raise InputError(f"the text {args.text} is not there")
     exam = _exam(args)
-    if args.against is not None and exam is None:
-        raise InputError("--against is the model whose accuracy is retained; give --tasks NAMES")
     run = None if args.output is None else Run.open(args.output)
     model, result = load_model(args.model), dict[str, Any]()
     against = None if args.against is None else load_model(args.against)
     if args.text is not None:
         options = {"seq_len": args.seq_len, "max_windows": args.max_windows, "batch_size": args.batch_size}
-        options |= {"dtype": dtype_of(args.dtype), "device": args.device}
+        options |= {"dtype": dtype_of(args.dtype), "device": args.device, "against": against}
         result = evaluate_step(model, args.text, run=run, name=args.name, **options)
     if exam is not None:
         result |= examine_step(model, exam, run=run, against=against, name=args.name)

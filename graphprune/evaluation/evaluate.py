@@ -1,6 +1,6 @@
 """One report of quality and size."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 
 from graphprune.calibration.text import read_text, spread, windows
 from graphprune.core.errors import InputError
+from graphprune.evaluation.divergence import alongside, divergence
 from graphprune.evaluation.perplexity import perplexity
 from graphprune.models.architecture import Perceptron
 from graphprune.models.checkpoint import Checkpoint
@@ -30,6 +31,7 @@ class EvalReport:
         checkpoint_bytes: size of the weight files, or of the parameters in memory.
         dtype: of the forward pass.
         seconds: of the forward passes.
+        kl: mean divergence from another model's predictions over all predicted tokens, in nats, if it was asked for.
     """
 
     perplexity: float | None
@@ -42,6 +44,7 @@ class EvalReport:
     checkpoint_bytes: int
     dtype: str
     seconds: float
+    kl: float | None = None
 
     def facts(self) -> dict[str, Any]:
         return {key: value for key, value in asdict(self).items() if value is not None}
@@ -56,6 +59,7 @@ def evaluate(
     batch_size: int | None = None,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
+    against: Model | None = None,
 ) -> EvalReport:
     """Perplexity of a language model on a text (accuracy of a perceptron on examples), and its size.
 
@@ -68,13 +72,16 @@ def evaluate(
         batch_size: windows a forward pass; by default as many as keep the logits small.
         dtype: of the forward pass; the checkpoint's own by default (float32 for float16).
         device: of the forward pass.
+        against: the dense model, to measure how far the predictions are from its own (`divergence`).
 
     Raises:
-        InputError: the text is missing, empty, too short or not UTF-8.
+        InputError: the text is missing, empty, too short or not UTF-8, or ``against`` has another vocabulary.
     """
     import time
 
     dtype = dtype or model.preferred_dtype()
+    if against is not None:
+        _check_comparable(model, against)
     if isinstance(model.form, Perceptron):
         if not isinstance(text, Path):
             raise InputError("a perceptron is evaluated on a safetensors file with `inputs` and `labels`")
@@ -92,9 +99,31 @@ def evaluate(
     model.check_tokens(rows)
     network = model.module(dtype=dtype, device=device)
     start = time.perf_counter()
-    value = perplexity(network, rows, device=device, batch_size=batch_size)
-    shape = (rows.shape[0], rows.numel(), rows.shape[1])
-    return _report(model, value, None, shape, str(dtype).removeprefix("torch."), time.perf_counter() - start)
+    shape, kl = (rows.shape[0], rows.numel(), rows.shape[1]), None
+    if against is None:
+        value = perplexity(network, rows, device=device, batch_size=batch_size)
+    else:
+        dense = alongside(against.module(dtype=dtype, device=device))
+        found = divergence(network, dense, rows, device=device, batch_size=batch_size)
+        value, kl = found.perplexity, found.kl
+    seconds = time.perf_counter() - start
+    return replace(_report(model, value, None, shape, str(dtype).removeprefix("torch."), seconds), kl=kl)
+
+
+def _check_comparable(model: Model, dense: Model) -> None:
+    """Checks that two models predict the same tokens.
+
+    Raises:
+        InputError: one is a perceptron, or their vocabularies have different sizes.
+    """
+    table = "model.embed_tokens.weight"
+    if model.is_perceptron or dense.is_perceptron:
+        raise InputError("divergence is between predictions of tokens; a perceptron makes none")
+    if model.shapes[table][0] != dense.shapes[table][0]:
+        raise InputError(
+            f"{model.name} predicts {model.shapes[table][0]:,} tokens, {dense.name} {dense.shapes[table][0]:,}: "
+            "divergence is between models of one vocabulary"
+        )
 
 
 def accuracy(network: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> float:

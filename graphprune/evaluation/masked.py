@@ -1,6 +1,7 @@
 """The quality of many masks of one model, without writing a checkpoint for each."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,17 +26,39 @@ def perplexity_of_masks(
     The network is loaded once; what a mask removes is zeroed in it and put back afterwards.
     """
     network: Any = model.module(dtype=dtype, device=device)
-    stored = dict(network.named_parameters())
     for mask in masks:
-        plan = Plan.of(mask, model.units)
-        places = {name: model.naming.parameter(name) for name in plan.touched}
-        dense = {name: place.read(stored[stock].detach()).clone() for name, (stock, place) in places.items()}
-        with torch.no_grad():
-            for name, (stock, place) in places.items():
-                place.write(stored[stock], plan.zeroed(name, dense[name]))
-        try:
+        with standing_in(network, model, mask):
             yield perplexity(network, rows, device=device)
-        finally:
-            with torch.no_grad():
-                for name, (stock, place) in places.items():
-                    place.write(stored[stock], dense[name])
+
+
+@contextmanager
+def standing_in(
+    network: Any, model: Model, mask: Mask, changed: Mapping[str, torch.Tensor] | None = None
+) -> Iterator[None]:
+    """Makes a model's network compute as pruned, and puts it back afterwards.
+
+    Args:
+        network: the dense model's, of any type and device.
+        model: the dense model.
+        mask: what stays; the rest is zeroed.
+        changed: parameters that were refitted, by canonical name.
+    """
+    plan, changed = Plan.of(mask, model.units), changed or {}
+    stored = dict(network.named_parameters())
+    places = {name: model.naming.parameter(name) for name in {*plan.touched, *changed}}
+    dense = {name: place.read(stored[stock].detach()).clone() for name, (stock, place) in places.items()}
+
+    def write(name: str, values: torch.Tensor) -> None:
+        stock, place = places[name]
+        place.write(stored[stock], values)
+
+    try:
+        with torch.no_grad():
+            for name, values in dense.items():
+                new = changed[name].to(device=values.device, dtype=values.dtype) if name in changed else values
+                write(name, plan.zeroed(name, new))
+        yield
+    finally:
+        with torch.no_grad():
+            for name, values in dense.items():
+                write(name, values)

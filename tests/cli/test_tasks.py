@@ -85,7 +85,6 @@ def test_text_and_tasks_make_one_report_for_people(cli: Cli, folder: Path) -> No
 
 def test_what_is_wrong_is_said_in_one_sentence(cli: Cli, folder: Path) -> None:
     cli("evaluate", "tiny").refused("--text FILE", "--tasks NAMES")
-    cli("evaluate", "tiny", "--text", EVALUATION, "--against", "tiny").refused("--against", "--tasks")
     cli("evaluate", "tiny", "--text", EVALUATION, "--limit", 3).refused("--limit", "--tasks")
     asked = ("evaluate", "tiny", "--tasks-dir", folder, "--tasks")
     cli(*asked, "made", "--limit", 0).refused("limit", "at least 1")

@@ -1,13 +1,12 @@
-"""Every method on a real model: perplexity against what is removed, what it cost, and a plot.
+"""Every method on a real model: perplexity against what is removed, and a plot.
 
 python -m tests.benchmarks.methods --model smollm2-135m --calibration VALID --text TEST -o RESULTS.jsonl [--plot FILE]
 
 Structured methods at equal shares of the decoder blocks' linear parameters (methods that rank neurons alone take more
 of these); single weights at equal shares of the same. Nothing is chosen here: the calibration text calibrates, the
 evaluation text is only reported on. A method that needs no calibration cuts at once; the others go through the
-sequential engine. Statistics, gradients and credit of the dense model are measured once for all sparsities, so the
-median seconds are without them; `tests.benchmarks.engine` has them. Every run is a line of RESULTS, so that a run that
-was stopped goes on where it was.
+sequential engine; what that costs is said by `tests.benchmarks.engine`. Every run is a line of RESULTS, with its seconds,
+so that a run that was stopped goes on where it was.
 """
 
 import argparse
@@ -130,6 +129,10 @@ def main() -> None:
           f"{args.n_samples} x {args.seq_len} tokens; block parameters are "
           f"{model.units.prunable_parameters(HEAD, KV_HEAD, NEURON) / model.n_parameters:.1%} of all\n")  # fmt: skip
     _show("method", [f"{s:.0%}" for s in args.sparsity], curves)
+    missed = max(
+        abs(line["removed"] - s) for lines in curves.values() for line, s in zip(lines, args.sparsity, strict=True)
+    )
+    print(f"\nEvery mask removes what is asked of it to within {missed:.3%} of the block parameters.")
     if single:
         print()
         _show("single weights", [*(f"{s:.0%}" for s in args.single), *PATTERNS], single)
@@ -144,17 +147,14 @@ def _single(setting: "Setting", method: str, sparsities: list[float]) -> list[di
 
 
 def _show(what: str, columns: list[str], found: dict[str, list[dict[str, Any]]]) -> None:
-    print(f"| {what} | " + " | ".join(columns) + " | removed | seconds |")
-    print("|---" * (3 + len(columns)) + "|")
+    print(f"| {what} | " + " | ".join(columns) + " |")
+    print("|---" * (1 + len(columns)) + "|")
     for label, lines in found.items():
-        gone = [line["removed"] for line in lines]
-        seconds = sorted(line["seconds"] for line in lines)[len(lines) // 2]
-        shares = " / ".join(f"{share:.1%}" for share in gone)
-        print(
-            f"| {label} | "
-            + " | ".join(f"{line['perplexity']:,.1f}" for line in lines)
-            + f" | {shares} | {seconds:.0f} |"
-        )
+        print(f"| {label} | " + " | ".join(_number(line["perplexity"]) for line in lines) + " |")
+
+
+def _number(perplexity: float) -> str:
+    return f"{perplexity:,.1f}" if perplexity < 1000 else f"{perplexity:,.0f}"
 
 
 def draw(curves: dict[str, list[float]], sparsities: list[float], dense: float, path: Path) -> None:
@@ -164,9 +164,10 @@ def draw(curves: dict[str, list[float]], sparsities: list[float], dense: float, 
     axes = figure.subplots()
     markers = "osv^D<>pXP*hd8"
     for index, (label, values) in enumerate(sorted(curves.items(), key=lambda item: item[1][-1])):
-        best = label == "graphslim"
+        best, again = label == "graphslim", index >= 10  # there are ten colours
         axes.plot([0, *sparsities], [dense, *values], marker=markers[index % len(markers)], markersize=5,
-                  linewidth=2.5 if best else 1.2, label=label, zorder=3 if best else 2)  # fmt: skip
+                  linewidth=2.5 if best else 1.2, linestyle="--" if again else "-", label=label,
+                  zorder=3 if best else 2)  # fmt: skip
     axes.set(yscale="log", ylim=(dense * 0.95, 400), xlabel="block parameters removed",
              ylabel="perplexity, WikiText-2 test (log scale)")  # fmt: skip
     axes.xaxis.set_major_formatter("{x:.0%}")

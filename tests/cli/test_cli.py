@@ -270,7 +270,8 @@ def test_prune_writes_a_mask_and_a_checkpoint_and_finds_them_again(cli: Cli, run
     first = cli(*arguments).json
     assert first.keys() >= PRUNED
     assert first["method"] == method
-    assert first["sparsity"] == pytest.approx(0.2, abs=1e-3)
+    half_an_mlp = 0.5 * 4 / 30  # of the blocks' parameters: as near as whole sub-blocks come
+    assert first["sparsity"] == pytest.approx(0.2, abs=half_an_mlp + 1e-9 if method == "influence" else 1e-3)
     model, smaller = load_model("tiny"), load_model(first["checkpoint"])
     mask = Mask.load(Path(first["mask"]), model.units, model.identity)
     single = sum(int((~keep).sum()) for keep in mask.weights.values())

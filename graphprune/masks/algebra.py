@@ -209,7 +209,8 @@ class Reason:
         together = (
             "" if len(self.members) == 1 else f" together with {', '.join(m for m in self.members if m != self.unit)}"
         )
-        layer = f"{self.allocated} of the {self.pieces} pieces of its layer go"
+        things = "units" if len(self.members) == 1 else "pieces"
+        layer = f"{self.allocated} of the {self.pieces} {things} of its layer go"
         if self.rank is None:
             return f"{self.unit} {what}{together}: {layer}; no scores tell which, and why"
         place = f"with {self.score:.6g} it is number {self.rank} from below"

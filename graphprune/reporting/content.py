@@ -23,6 +23,7 @@ from graphprune.core.units import HEAD, NEURON
 Row = dict[str, Any]
 FILE, STEP = "file", "step"
 MOST_SCORES = 24  # in one figure
+PATHS = ("mask", "checkpoint", "pairs", "search")  # of a search, which are shown elsewhere
 
 
 @dataclass(frozen=True)
@@ -363,11 +364,11 @@ def _method(row: Row) -> str:
 def _searches(source: _Source) -> None:
     for path in source.files("searches", "*.json"):
         found, step = read_json(path), source.step_of(path)
-        names = ("strategy", "evaluations", "stopped_early", "sparsity", "perplexity", "accuracy", "checkpoint_params")
-        row = {name: found[name] for name in names if name in found} | {FILE: source.place(path), STEP: step}
+        plain = {name: x for name, x in found.items() if isinstance(x, str | int | float) and name not in PATHS}
+        row = plain | {FILE: source.place(path), STEP: step}
         caption = (
             "The allocation (how much goes from which block) that a search found best, among candidates that were "
-            "really pruned and evaluated."
+            "really pruned and evaluated. The column named like a text is the quality that was searched for, on it."
         )
         source.table(f"search-{path.stem}", f"Search: {path.stem}", caption, [row])
         compared = [each | {FILE: source.place(path), STEP: step} for each in found.get("compared", [])]

@@ -318,7 +318,15 @@ def _add_compare(commands: Any) -> None:
         "--disagree", nargs=2, metavar="NAME", help="instead: the units that two score files judge most differently"
     )
     parser.add_argument("--top", type=int, default=20, metavar="N", help="of --disagree (default 20)")
-    parser.add_argument("--name", default="comparison", help="of the comparison (default comparison)")
+    masks = parser.add_argument_group("what their masks do to the graph and to the model")
+    masks.add_argument("--sparsities", type=float, nargs="+", default=[], metavar="S", help="instead: masks at these")
+    masks.add_argument("--allocations", choices=ALLOCATIONS, nargs="+", default=["uniform"], help="(default uniform)")
+    masks.add_argument("--compensations", choices=("none", "obs"), nargs="+", default=["none"], help="(default none)")
+    masks.add_argument("--text", type=Path, metavar="FILE", help="measure the model on it; without, the graph alone")
+    masks.add_argument("--max-windows", type=int, metavar="N", help="of the text, at most, spread evenly")
+    masks.add_argument("--units", choices=("all", "neuron", "head"), help="that may go (default: as all scorers score)")
+    _calibration(parser)
+    parser.add_argument("--name", help="of the result (default comparison, with --sparsities consequences)")
 
 
 def _add_import(commands: Any) -> None:
@@ -390,6 +398,9 @@ def _add_audit(commands: Any) -> None:
         "--scores", nargs="+", default=[], metavar="NAME", help="score files of the run, as for compare (default: all)"
     )
     parser.add_argument("--sparsity", type=float, default=0.2, help="at which masks are compared (default 0.2)")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="measure each against random removal on it")
+    parser.add_argument("--seq-len", type=int, default=512, metavar="N", help="tokens a window (default 512)")
+    parser.add_argument("--max-windows", type=int, metavar="N", help="of the text, at most, spread evenly")
     parser.add_argument("--name", default="audit", help="of the audit (default audit)")
 
 
@@ -665,24 +676,32 @@ def _predict(args: argparse.Namespace) -> dict[str, Any]:
 
 def _compare(args: argparse.Namespace) -> dict[str, Any]:
     _check_name(args.name)
-    from graphprune.comparing import compare_step, disagree_step
+    from graphprune.comparing import Measured, compare_step, consequences_step, disagree_step
     from graphprune.core.run import Run
 
     if args.disagree is not None:
         return disagree_step(Run.open(args.folder), *args.disagree, top=args.top)
+    if args.sparsities:
+        calibration, measured = _calibrated(args), Measured(args.text, args.seq_len, args.max_windows)
+        return consequences_step(
+            Run.open(args.folder), args.scores, sparsities=args.sparsities, allocations=args.allocations,
+            compensations=args.compensations, calibration=calibration, measured=measured, units=args.units,
+            name=args.name or "consequences",
+        )  # fmt: skip
     options = {name: getattr(args, name) for name in ("kinds", "p", "budgets", "end", "resamples")}
     given = {name: value for name, value in options.items() if value is not None}
-    return compare_step(Run.open(args.folder), args.scores, name=args.name, **given)
+    return compare_step(Run.open(args.folder), args.scores, name=args.name or "comparison", **given)
 
 
 def _audit(args: argparse.Namespace) -> dict[str, Any]:
     if not 0 < args.sparsity < 1:
         raise InputError(f"masks are compared at a sparsity between 0 and 1, not {args.sparsity:g}")
     _check_name(args.name)
-    from graphprune.comparing import audit_step
+    from graphprune.comparing import Measured, audit_step
     from graphprune.core.run import Run
 
-    return audit_step(Run.open(args.folder), args.scores, sparsity=args.sparsity, name=args.name)
+    measured = Measured(args.text, args.seq_len, args.max_windows)
+    return audit_step(Run.open(args.folder), args.scores, sparsity=args.sparsity, measured=measured, name=args.name)
 
 
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
@@ -920,8 +939,23 @@ def _show_report(result: dict[str, Any]) -> None:
         print(f"missing: {each['what']}" + (f": {each['command']}" if each["command"] else ""))
 
 
+def _show_consequences(result: dict[str, Any]) -> None:
+    """A line a mask, a line a curve, a line a quantity of the graph."""
+    for heading, rows in (
+        ("masks", [{"series": "dense", "sparsity": 0.0, **result["dense"]}, *result["rows"]]),
+        ("means over sparsity (perplexity: of its logarithm)", result["areas"]),
+        ("what tells beforehand: rank correlation over the masks of one sparsity", result["predicts"]),
+    ):
+        if rows:
+            print(f"{heading}:")
+            header = list(rows[-1])
+            _show_table([header, *([_cell(row.get(name)) for name in header] for row in rows)])
+            print()
+    print(f"consequences  {result['consequences']}")
+
+
 def _cell(value: object) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _show_disagreements(result: dict[str, Any]) -> None:
@@ -1031,6 +1065,8 @@ def _print(args: argparse.Namespace, result: dict[str, Any]) -> None:
         print(result["folder"])
     elif args.command == "rank":
         _show_ranks(result["results"])
+    elif args.command == "compare" and "predicts" in result:
+        _show_consequences(result)
     elif args.command == "compare" and "disagreements" in result:
         _show_disagreements(result)
     elif args.command == "compare":

@@ -6,6 +6,9 @@ from graphprune.plots.anatomy import sparsity_by_block as sparsity_by_block
 from graphprune.plots.comparison import agreement_matrix as agreement_matrix
 from graphprune.plots.comparison import block_agreement as block_agreement
 from graphprune.plots.comparison import overlap_curves as overlap_curves
+from graphprune.plots.consequence import percolation_curves as percolation_curves
+from graphprune.plots.consequence import predictive as predictive
+from graphprune.plots.consequence import robustness_curves as robustness_curves
 from graphprune.plots.prediction import importance as importance
 from graphprune.plots.prediction import learning_curve as learning_curve
 from graphprune.plots.prediction import predicted_and_measured as predicted_and_measured
@@ -27,11 +30,14 @@ __all__ = [
     "importance",
     "learning_curve",
     "overlap_curves",
+    "percolation_curves",
     "predicted_and_measured",
+    "predictive",
     "profile",
     "quality",
     "ranked",
     "removed",
+    "robustness_curves",
     "scatter",
     "sparsity_by_block",
 ]

@@ -5,7 +5,7 @@ python -m tests.benchmarks.methods --model smollm2-135m --calibration VALID --te
 Structured methods at equal shares of the decoder blocks' linear parameters (methods that rank neurons alone take more
 of these); single weights at equal shares of the same. Nothing is chosen here: the calibration text calibrates, the
 evaluation text is only reported on. A method that needs no calibration cuts at once; the others go through the
-sequential engine; what that costs is said by `tests.benchmarks.engine`. Every run is a line of RESULTS, with its seconds,
+sequential engine; what that costs is said by `tests.benchmarks.engine`. Every run is a line of RESULTS, with its time,
 so that a run that was stopped goes on where it was.
 """
 

@@ -7,6 +7,7 @@ import torch
 
 from graphprune import Comparison, Scores, compare
 from graphprune.centrality import CentralityResult
+from graphprune.comparison.consequence import Consequence, Consequences, Series
 from graphprune.core.graph import ModelGraph
 
 
@@ -52,3 +53,17 @@ def compared() -> Comparison:
     flat = Scores({**flat.values, "neuron.1": torch.zeros(24)}, "flat", model="model")
     two = {"a": [unit_scores(0), unit_scores(1)], "b": [unit_scores(2), unit_scores(3)]}
     return compare({**two, "flat": flat}, budgets=(0.1, 0.3, 0.5))
+
+
+def consequences() -> Consequences:
+    """Masks of three scorers at two sparsities, those of one also repaired."""
+    rows = []
+    for scorer, compensation, paths, perplexities in (
+        ("a", "none", (0.8, 0.5), (20.0, 40.0)), ("a", "obs", (0.8, 0.5), (12.0, 15.0)),
+        ("b", "none", (0.7, 0.4), (30.0, 90.0)), ("c", "none", (0.6, 0.1), (25.0, 99.0)),
+    ):  # fmt: skip
+        for sparsity, path_mass, perplexity in zip((0.2, 0.4), paths, perplexities, strict=True):
+            left = {"path_mass": path_mass, "entropy": 3 + path_mass}
+            quality = {"perplexity": perplexity, "kl": perplexity / 20}
+            rows.append(Consequence(Series(scorer, "uniform", compensation), sparsity, left, quality))
+    return Consequences(tuple(rows), {"path_mass": 1.0, "perplexity": 10.0, "kl": 0.0}, settings={"units": "neuron"})

@@ -10,7 +10,7 @@ from graphprune import plots
 from graphprune.core.graph import ModelGraph
 from graphprune.core.mask import Mask
 from tests.families import decoder
-from tests.plots.made import compared, measured
+from tests.plots.made import compared, consequences, measured
 
 UNITS = decoder("llama").units
 FIGURES: dict[str, Callable[[ModelGraph], go.Figure]] = {
@@ -27,6 +27,9 @@ FIGURES: dict[str, Callable[[ModelGraph], go.Figure]] = {
     "removed": lambda graph: plots.removed({"a": Mask({"neuron.0": measured(graph).scores[:9] > 0})}),
     "agreement_matrix": lambda _: plots.agreement_matrix(compared()),
     "overlap_curves": lambda _: plots.overlap_curves(compared(), "a"),
+    "percolation_curves": lambda _: plots.percolation_curves(consequences()),
+    "robustness_curves": lambda _: plots.robustness_curves(consequences()),
+    "predictive": lambda _: plots.predictive(consequences()),
     "block_agreement": lambda _: plots.block_agreement(compared(), "a"),
     "anatomy": lambda _: plots.anatomy(UNITS),
     "sparsity_by_block": lambda _: plots.sparsity_by_block(UNITS, {"all": Mask.full(UNITS)}),

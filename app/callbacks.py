@@ -1,14 +1,20 @@
 """What happens in the page. The address is the only state: controls write it, everything else is drawn from it."""
 
+from collections.abc import Callable
+from functools import partial
+from tempfile import mkdtemp
 from typing import Any
 
-from dash import ALL, MATCH, ClientsideFunction, Dash, Input, Output, State, ctx, no_update
+from dash import ALL, MATCH, ClientsideFunction, Dash, DiskcacheManager, Input, Output, State, ctx, no_update
+from diskcache import Cache
 
 from graphprune.core.errors import GraphpruneError
 
 from . import shell
 from .data import RunData
+from .jobs import run_command
 from .parts import note
+from .pruning import DENSE, commands, label
 from .state import State as Shown
 from .views import TEXTS, drawn
 
@@ -41,17 +47,17 @@ def register(app: Dash, data: RunData) -> None:
             return state.given({moved: value}).query(), [no_update] * len(ids)
         return no_update, [_changed(getattr(seen, each["control"]), told[each["control"]]) for each in ids]
 
-    def show(search: str, shown: str | None) -> tuple[Any, Any, Any]:
+    def show(search: str, shown: str | None) -> tuple[Any, Any, Any, bool]:
         try:
             state = Shown.parse(search)
         except GraphpruneError as error:
-            return [note(str(error), title="This link can't be shown", colour="red")], None, "light"
+            return [note(str(error), title="This link can't be shown", colour="red")], None, "light", True
         if shown == state.view:
-            return no_update, no_update, state.theme
+            return no_update, no_update, state.theme, state.view != "prune"
         try:
-            return shell.page(data, data.resolved(state)), state.view, state.theme
+            return shell.page(data, data.resolved(state)), state.view, state.theme, state.view != "prune"
         except GraphpruneError as error:
-            return [note(str(error), title="This run can't be shown", colour="red")], None, state.theme
+            return [note(str(error), title="This run can't be shown", colour="red")], None, state.theme, True
 
     def draw(search: str, which: dict[str, str]) -> tuple[Any, Any, Any]:
         figure = drawn(which["name"], data, data.resolved(Shown.parse(search)))
@@ -67,16 +73,28 @@ def register(app: Dash, data: RunData) -> None:
 
     def click(_: Many, search: str) -> Any:
         point: dict[str, Any] = next((each["value"]["points"][0] for each in ctx.triggered if each["value"]), {})
-        unit = point.get("customdata")
+        unit = point.get("customdata") or point.get("text")
         name = unit[0] if isinstance(unit, list) and unit else unit
         return Shown.parse(search).given({"unit": name}).query() if isinstance(name, str) else no_update
 
+    def pick(rows: Many | None, search: str) -> Any:
+        return Shown.parse(search).given({"unit": rows[0]["unit"]}).query() if rows else no_update
+
+    app.callback(
+        Output("url", "search", allow_duplicate=True), Input("units", "selectedRows"), State("url", "search"),
+        prevent_initial_call=True,
+    )(pick)  # fmt: skip
+    app.clientside_callback(
+        "(clicks) => Boolean(clicks)", Output("units", "exportDataAsCsv"), Input("units-csv", "n_clicks"),
+        prevent_initial_call=True,
+    )  # fmt: skip
     app.callback(
         Output("url", "search"), Output({"control": ALL}, "value"), ADDRESS, Input({"control": ALL}, "value"),
         State({"control": ALL}, "id"),
     )(bind)  # fmt: skip
     app.callback(
-        Output("page", "children"), Output("shown", "data"), Output("theme", "forceColorScheme"), ADDRESS,
+        Output("page", "children"), Output("shown", "data"), Output("theme", "forceColorScheme"),
+        Output("job", "hidden"), ADDRESS,
         State("shown", "data"),
     )(show)  # fmt: skip
     app.callback(
@@ -88,6 +106,7 @@ def register(app: Dash, data: RunData) -> None:
         Output("url", "search", allow_duplicate=True), Input(_of("figure", ALL), "clickData"), State("url", "search"),
         prevent_initial_call=True,
     )(click)  # fmt: skip
+    _register_job(app, data)
     app.clientside_callback(
         ClientsideFunction("graphprune", "copy"), Output("copy", "children"), Input("copy", "n_clicks"),
         prevent_initial_call=True,
@@ -97,6 +116,34 @@ def register(app: Dash, data: RunData) -> None:
         Input({"part": ALL, "download": MATCH}, "n_clicks"), State({"part": ALL, "download": MATCH}, "id"),
         prevent_initial_call=True,
     )  # fmt: skip
+
+
+def _register_job(app: Dash, data: RunData) -> None:
+    """Pruning in the background; the mask that it made is chosen when it is done."""
+
+    def prune(progress: Callable[[tuple[float, str]], None], _: int, search: str) -> tuple[Any, str]:
+        state = data.resolved(Shown.parse(search))
+        todo = commands(data, state)
+        names = [name for name in todo if name != DENSE or DENSE not in data.evaluations_there()]
+        try:
+            for i, name in enumerate(names):
+                run_command(todo[name], partial(_tell, progress, i, len(names)))
+        except GraphpruneError as error:
+            return no_update, f"Failed: {error}"
+        progress((100.0, ""))
+        return Shown.parse(search).given({"mask": label(state)}).query(), f"Done: {label(state)}"
+
+    app.callback(
+        Output("url", "search", allow_duplicate=True), Output("stage", "children"), Input("prune", "n_clicks"),
+        State("url", "search"), background=True, manager=DiskcacheManager(Cache(mkdtemp(prefix="graphprune-"))),
+        running=[(Output("prune", "disabled"), True, False), (Output("cancel", "disabled"), False, True)],
+        progress=[Output("progress", "value"), Output("stage", "children", allow_duplicate=True)],
+        cancel=[Input("cancel", "n_clicks")], prevent_initial_call=True,
+    )(prune)  # fmt: skip
+
+
+def _tell(progress: Callable[[tuple[float, str]], None], i: int, n: int, part: float, said: str) -> None:
+    progress((100 * (i + part) / n, said))
 
 
 def _changed(wanted: Any, there: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from graphprune.core.errors import GraphpruneError, InputError
@@ -16,12 +17,16 @@ from graphprune.core.io import read_json
 from graphprune.core.mask import Mask
 from graphprune.core.run import Run
 from graphprune.core.scores import Scores
-from graphprune.core.units import UnitTable
+from graphprune.core.units import HEAD, KV_HEAD, NEURON, UnitTable
+from graphprune.models import tiny
 from graphprune.models.load import load_model
 from graphprune.models.model import Model
 
 from .state import State
 
+SHIPPED = Path(tiny.__file__).parent  # the texts of the model that the package brings
+UNKNOWN = "not predicted"
+NEAR = 0.005  # of a sparsity that was predicted for
 Stamp = tuple[int, int]  # when a file was written, and its size
 
 
@@ -31,9 +36,13 @@ class RunData:
 
     Attributes:
         folder: the run folder, which may be missing, damaged or half-finished.
+        calibration: the text that jobs calibrate on.
+        text: the text that jobs evaluate on.
     """
 
     folder: Path
+    calibration: Path = SHIPPED / "calibration.txt"
+    text: Path = SHIPPED / "evaluation.txt"
 
     def run(self) -> Run:
         """The run.
@@ -117,6 +126,45 @@ class RunData:
 
     def evaluation(self, name: str) -> dict[str, Any]:
         return read_json(self._chosen("evaluations", name, self.evaluations_there(), ".json", "evaluate MODEL -o"))
+
+    def edited(self, mask: Mask, edit: str) -> Mask:
+        """A mask with units kept or removed by hand: ``-neuron.3.17,+head.0.1``; key/value heads follow their heads.
+
+        Raises:
+            InputError: a name is no unit, or what is left can't run.
+        """
+        units = self.units()
+        keep = {name: values.clone() for name, values in mask.keep.items()}
+        for word in filter(None, (part.strip() for part in edit.split(","))):
+            group, _, position = word[1:].rpartition(".")
+            known = group in units and units[group].kind in {HEAD, NEURON}
+            if word[0] not in "+-" or not known or not position.isdigit() or int(position) >= units[group].size:
+                raise InputError(f"{word!r} is no change of a mask; changes are like -neuron.3.17 or +head.0.1")
+            keep[group][int(position)] = word[0] == "+"
+        for kv in units.of_kind(KV_HEAD):
+            keep[kv.name] = keep[f"{HEAD}.{kv.layer}"].view(kv.size, -1).any(dim=1)
+        changed = replace(mask, keep=keep, options={**mask.options, "edit": edit})
+        try:
+            changed.check_legal(units)
+        except ValueError as error:
+            raise InputError(f"changed by hand, this mask can't run: {error}") from error
+        return changed
+
+    def file_of(self, mask: Mask) -> bytes:
+        """A mask as the file that `graphprune` reads."""
+        with TemporaryDirectory() as folder:
+            path = Path(folder, "mask.safetensors")
+            mask.save(path)
+            return path.read_bytes()
+
+    def predicted(self, allocation: str, sparsity: float) -> tuple[str, str]:
+        """The perplexity that the run's predictor expects of an allocation, and its interval, if it was asked."""
+        for document in self.documents("predictions").values():
+            for row in document.get("predicted", []):
+                near = abs(row["sparsity"] - sparsity) < NEAR and row["allocation"].split(" ")[0] == allocation
+                if near and row["predicted"] is not None:
+                    return f"{row['predicted']:.2f}", f"{row['low']:.2f} to {row['high']:.2f}"
+        return UNKNOWN, "`graphprune predict` adds some"
 
     def documents(self, kind: str) -> dict[str, dict[str, Any]]:
         """Everything in one of the run's folders of JSON: `evaluations`, `searches`, `predictions`."""

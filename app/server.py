@@ -13,15 +13,16 @@ from graphprune.core.errors import GraphpruneError, InputError
 
 from . import callbacks, shell
 from .data import RunData
+from .pruning import label, planned_mask
 from .rendering import TYPES, as_text
 from .security import LOCAL, Guard
 from .state import State
 from .views import FIGURES
 
 
-def build(folder: Path, *, token: str | None, host: str, port: int) -> Dash:
+def build(folder: Path, *, token: str | None, host: str, port: int, **texts: Path) -> Dash:
     """The application for a run folder, guarded."""
-    data = RunData(folder.expanduser().absolute())
+    data = RunData(folder.expanduser().absolute(), **texts)
     app = Dash(
         "graphprune", title=f"graphprune: {data.folder.name}", update_title="", serve_locally=True,
         assets_folder=str(Path(__file__).parent / "assets"), suppress_callback_exceptions=True,
@@ -31,7 +32,19 @@ def build(folder: Path, *, token: str | None, host: str, port: int) -> Dash:
     callbacks.register(app, data)
     Guard(token or secrets.token_urlsafe(16), host, port, is_open=token is None).protect(app.server)
     app.server.add_url_rule("/download/<name>.<kind>", "download", lambda name, kind: _download(data, name, kind))
+    app.server.add_url_rule("/mask.safetensors", "mask", lambda: _mask(data))
     return app
+
+
+def _mask(data: RunData) -> Response:
+    """The mask that the address describes."""
+    try:
+        state = data.resolved(State.parse(request.query_string.decode()))
+        content = data.file_of(planned_mask(data, state))
+    except GraphpruneError as error:
+        abort(400, str(error))
+    headers = {"Content-Disposition": f'attachment; filename="{label(state)}.safetensors"'}
+    return Response(content, mimetype="application/octet-stream", headers=headers)
 
 
 def _download(data: RunData, name: str, kind: str) -> Response:

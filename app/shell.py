@@ -7,6 +7,7 @@ from dash import dcc, html
 
 from .data import RunData
 from .parts import note, segments, text_input, words
+from .pruning import job
 from .state import State
 from .views import PAGES
 
@@ -23,6 +24,7 @@ def frame(data: RunData) -> Any:
                 [
                     html.Header(_header(data)),
                     html.Nav(_pages(), **{"aria-label": "pages"}),
+                    html.Div(job(), id="job", hidden=True, className="above"),
                     html.Main(id="page", tabIndex="-1"),
                 ], size=1500, p="md",
             ),

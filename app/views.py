@@ -9,14 +9,14 @@ import plotly.graph_objects as go
 from graphprune.core.errors import GraphpruneError
 from graphprune.plots.style import FONT, dark
 
-from . import overview, selection
+from . import compare, graph, overview, pruning, selection
 from .data import RunData
 from .state import State
 
 Drawn = Callable[[RunData, State], go.Figure]
 Written = Callable[[RunData, State], Any]
 
-PAGES: Mapping[str, ModuleType] = {"overview": overview}
+PAGES: Mapping[str, ModuleType] = {"overview": overview, "graph": graph, "compare": compare, "prune": pruning}
 FIGURES: Mapping[str, Drawn] = {name: each for page in PAGES.values() for name, each in page.FIGURES.items()}
 TEXTS: Mapping[str, Written] = {
     **{name: each for page in PAGES.values() for name, each in page.TEXTS.items()},

@@ -29,3 +29,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
     },
   },
 });
+
+window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
+  percent: (value) => `${Math.round(value * 1000) / 10} %`,
+});

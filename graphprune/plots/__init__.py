@@ -3,12 +3,18 @@
 from graphprune.plots.agreement import agreement as agreement
 from graphprune.plots.anatomy import anatomy as anatomy
 from graphprune.plots.anatomy import sparsity_by_block as sparsity_by_block
+from graphprune.plots.compared import disagreement as disagreement
+from graphprune.plots.compared import overlap as overlap
 from graphprune.plots.comparison import agreement_matrix as agreement_matrix
 from graphprune.plots.comparison import block_agreement as block_agreement
 from graphprune.plots.comparison import overlap_curves as overlap_curves
 from graphprune.plots.consequence import percolation_curves as percolation_curves
 from graphprune.plots.consequence import predictive as predictive
 from graphprune.plots.consequence import robustness_curves as robustness_curves
+from graphprune.plots.flow import credit_map as credit_map
+from graphprune.plots.flow import neighbourhood as neighbourhood
+from graphprune.plots.flow import strongest_units as strongest_units
+from graphprune.plots.kept import kept_and_removed as kept_and_removed
 from graphprune.plots.prediction import importance as importance
 from graphprune.plots.prediction import learning_curve as learning_curve
 from graphprune.plots.prediction import predicted_and_measured as predicted_and_measured
@@ -27,8 +33,13 @@ __all__ = [
     "agreement_matrix",
     "anatomy",
     "block_agreement",
+    "credit_map",
+    "disagreement",
     "importance",
+    "kept_and_removed",
     "learning_curve",
+    "neighbourhood",
+    "overlap",
     "overlap_curves",
     "percolation_curves",
     "predicted_and_measured",
@@ -40,4 +51,5 @@ __all__ = [
     "robustness_curves",
     "scatter",
     "sparsity_by_block",
+    "strongest_units",
 ]

@@ -1,10 +1,14 @@
 """What people do in the explorer, in a real browser. Values are asserted, not pixels."""
 
+import json
 import shutil
 from pathlib import Path
 
+import torch
 from playwright.sync_api import Browser, Page, expect
 
+from graphprune.core.mask import Mask
+from graphprune.models.model import Model
 from tests.app.conftest import served
 
 ANATOMY = '[id=\'{"name":"anatomy","part":"figure"}\'] .js-plotly-plot'
@@ -69,6 +73,37 @@ def test_a_click_on_a_block_selects_it(page: Page, address: str) -> None:
     page.mouse.click(box["x"] + box["width"] / 3, box["y"] + box["height"] / 2)
     expect(page.get_by_label("Selected unit")).to_have_value("neuron.4")
     expect(page.get_by_text("neuron.4: 512 units")).to_be_visible()
+
+
+def test_the_slider_says_at_once_what_stays_and_the_same_is_then_pruned_for_real(
+    page: Page, run_folder: Path, tiny: Model, tmp_path: Path
+) -> None:
+    shutil.copytree(run_folder, tmp_path / "run")
+    with served(tmp_path / "run") as address:
+        page.goto(f"{address}?view=prune&score=magnitude&units=neuron&sparsity=0.24")
+        expect(page.get_by_text(left(tiny, 0.24))).to_be_visible()
+        page.get_by_role("slider").focus()
+        page.keyboard.press("ArrowRight")
+        expect(page.get_by_text(left(tiny, 0.25))).to_be_visible()
+        page.get_by_role("button", name="Prune and evaluate").click()
+        expect(page.get_by_text("Done: magnitude-0.25-uniform-neuron")).to_be_visible(timeout=150_000)
+        expect(page.get_by_role("cell", name="perplexity, dense")).to_be_visible()
+        report = json.loads((tmp_path / "run" / "evaluations" / "magnitude-0.25-uniform-neuron.json").read_text())
+        expect(page.get_by_role("cell", name=f"{report['perplexity']:.2f}", exact=True)).to_be_visible()
+        assert f"{report['params']:,}" == left(tiny, 0.25)
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download the mask").click()
+        download.value.save_as(tmp_path / "mask.safetensors")
+    mask = Mask.load(tmp_path / "mask.safetensors", tiny.units, tiny.identity)
+    made = Mask.load(tmp_path / "run" / "masks" / "magnitude-0.25-uniform-neuron.safetensors")
+    assert all(torch.equal(mask.keep[name], made.keep[name]) for name in made.keep)
+
+
+def left(model: Model, sparsity: float) -> str:
+    """The parameters that stay when a share of the neurons' goes."""
+    cost = model.units["neuron.0"].parameters_per_unit
+    gone = round(sparsity * model.units.prunable_parameters("neuron") / cost)
+    return f"{model.n_parameters - gone * cost:,}"
 
 
 def test_a_broken_and_a_missing_run_say_what_is_wrong(page: Page, run_folder: Path, tmp_path: Path) -> None:

@@ -5,14 +5,17 @@ from collections.abc import Callable
 import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
+import torch
 
 from graphprune import plots
 from graphprune.core.graph import ModelGraph
 from graphprune.core.mask import Mask
+from graphprune.core.scores import Scores
 from tests.families import decoder
 from tests.plots.made import compared, consequences, measured
 
 UNITS = decoder("llama").units
+SCORES = Scores({group.name: torch.arange(1.0, group.size + 1) for group in UNITS}, "wanda")
 FIGURES: dict[str, Callable[[ModelGraph], go.Figure]] = {
     "profile": lambda graph: plots.profile(graph, [measured(graph)]),
     "agreement": lambda graph: plots.agreement(graph, [measured(graph, "katz"), measured(graph, "hits")]),
@@ -32,6 +35,12 @@ FIGURES: dict[str, Callable[[ModelGraph], go.Figure]] = {
     "predictive": lambda _: plots.predictive(consequences()),
     "block_agreement": lambda _: plots.block_agreement(compared(), "a"),
     "anatomy": lambda _: plots.anatomy(UNITS),
+    "credit_map": lambda _: plots.credit_map({("resid.0", "attn.0"): 0.4, ("resid.0", "resid.1"): 0.6}),
+    "neighbourhood": lambda _: plots.neighbourhood("neuron.0.1", [("resid.1.3", 0.2)], [("resid.2.1", 0.1)]),
+    "strongest_units": lambda _: plots.strongest_units([("neuron.0.1", 0.3), ("neuron.0.2", 0.1)]),
+    "overlap": lambda _: plots.overlap(SCORES, SCORES, labels=("a", "b")),
+    "disagreement": lambda _: plots.disagreement(SCORES, SCORES, labels=("a", "b")),
+    "kept_and_removed": lambda _: plots.kept_and_removed(SCORES, Mask.full(UNITS), ["neuron.0"]),
     "sparsity_by_block": lambda _: plots.sparsity_by_block(UNITS, {"all": Mask.full(UNITS)}),
 }
 OF_A_GRAPH = ("profile", "agreement", "ranked", "scatter")

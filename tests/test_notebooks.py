@@ -4,6 +4,8 @@ import ast
 import json
 import re
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,24 +47,27 @@ def draws(cell: Any) -> bool:
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Any]:
-    """Every notebook after a run with this Python, on one thread, without settings of the user's."""
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Any]:
+    """A notebook after a run with this Python, on one thread, without settings of the user's; each runs once."""
     folder, here = tmp_path_factory.mktemp("jupyter"), tmp_path_factory.mktemp("here")
     kernel = folder / "kernels" / "graphprune-tests"
     kernel.mkdir(parents=True)
     (kernel / "kernel.json").write_text(json.dumps(KERNEL), encoding="utf-8")
     settings = dict.fromkeys(("JUPYTER_PATH", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"), str(folder))
     settings |= {"JUPYTER_PLATFORM_DIRS": "1", "OMP_NUM_THREADS": "1", "PLOTLY_RENDERER": "plotly_mimetype"}
-    found = {}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        for path in NOTEBOOKS:
-            found[path] = nbformat.read(path, as_version=4)
+
+    @cache
+    def run(path: Path) -> Any:
+        notebook = nbformat.read(path, as_version=4)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in settings.items():
+                patch.setenv(name, value)
             resources = {"metadata": {"path": str(here)}}
-            NotebookClient(found[path], timeout=240, kernel_name=kernel.name, resources=resources).execute()
-    assert [*here.iterdir()] == []
-    return found
+            NotebookClient(notebook, timeout=240, kernel_name=kernel.name, resources=resources).execute()
+        assert [*here.iterdir()] == []
+        return notebook
+
+    return run
 
 
 def test_there_are_notebooks_numbered_from_one() -> None:
@@ -71,10 +76,10 @@ def test_there_are_notebooks_numbered_from_one() -> None:
 
 
 @every_notebook
-def test_every_cell_that_draws_shows_a_figure_and_nothing_warns(path: Path, executed: dict[Path, Any]) -> None:
-    drawing = [cell for cell in code(executed[path]) if draws(cell)]
+def test_every_cell_that_draws_shows_a_figure_and_nothing_warns(path: Path, executed: Callable[[Path], Any]) -> None:
+    drawing = [cell for cell in code(executed(path)) if draws(cell)]
     assert len(drawing) >= 3
-    for cell in code(executed[path]):
+    for cell in code(executed(path)):
         figures = shows(cell, FIGURE)
         assert len(figures) == draws(cell), cell.source
         assert all(figure["data"] and figure["layout"]["title"]["text"] for figure in figures)
@@ -83,10 +88,10 @@ def test_every_cell_that_draws_shows_a_figure_and_nothing_warns(path: Path, exec
 
 @every_notebook
 def test_the_committed_notebook_shows_the_figures_and_says_what_a_run_says(
-    path: Path, executed: dict[Path, Any]
+    path: Path, executed: Callable[[Path], Any]
 ) -> None:
     committed = nbformat.read(path, as_version=4)
-    for old, new in zip(code(committed), code(executed[path]), strict=True):
+    for old, new in zip(code(committed), code(executed(path)), strict=True):
         assert len(shows(old, FIGURE)) == draws(old), old.source
         assert [f["layout"]["title"] for f in shows(old, FIGURE)] == [f["layout"]["title"] for f in shows(new, FIGURE)]
         before, after = "\n".join(shows(old, TEXT)), "\n".join(shows(new, TEXT))

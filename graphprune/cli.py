@@ -380,7 +380,7 @@ def _add_mask(commands: Any) -> None:
     one.add_argument("model", metavar="MODEL")
     one.add_argument("mask", type=Path, metavar="MASK")
     one.add_argument("-o", "--output", type=Path, required=True, metavar="RUN")
-    one.add_argument("--rung", choices=("auto", "uniform", "padded", "masked", "excised"), default="auto")
+    one.add_argument("--rung", choices=RUNGS, default="auto")
     one.add_argument("--name", help="of mask and checkpoint (default: the mask's)")
 
 

@@ -1,62 +1,26 @@
 """What a run folder knows: tables and figures, each with the files it comes from, and what is missing."""
 
-import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
 import torch
 
 from graphprune import plots
-from graphprune.core.errors import GraphpruneError
 from graphprune.core.graph_store import load_graph
 from graphprune.core.io import read_json
 from graphprune.core.mask import Mask
 from graphprune.core.run import Run
 from graphprune.core.scores import Scores
 from graphprune.core.units import HEAD, NEURON
+from graphprune.reporting.comparisons import add_comparisons
+from graphprune.reporting.source import FILE, STEP, Figure, Missing, Row, Source, Table, as_text
 
-Row = dict[str, Any]
-FILE, STEP = "file", "step"
 MOST_SCORES = 24  # in one figure
 PATHS = ("mask", "checkpoint", "pairs", "search")  # of a search, which are shown elsewhere
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows with the same columns; each names the file that its numbers are from, and the step that wrote it."""
-
-    name: str
-    title: str
-    caption: str
-    rows: tuple[Row, ...]
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(column for row in self.rows for column in row))
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure, what a reader must know to understand it, and the files it is drawn from."""
-
-    name: str
-    title: str
-    caption: str
-    files: tuple[str, ...]
-    figure: go.Figure
-
-
-@dataclass(frozen=True)
-class Missing:
-    """Something that the run folder doesn't have, and the command that makes it."""
-
-    what: str
-    command: str
 
 
 @dataclass(frozen=True)
@@ -102,7 +66,7 @@ def gather(run: Run) -> Content:
     Raises:
         FormatError: one of its files is damaged.
     """
-    source = _Source.of(run)
+    source = Source.of(run)
     _model(source)
     scores = _scores(source)
     _agreement(source, scores)
@@ -110,77 +74,12 @@ def gather(run: Run) -> Content:
     _quality(source, masks)
     _searches(source)
     _predictions(source)
-    _compared(source)
+    add_comparisons(source)
     _steps(source)
     return Content(source.model, run.folder, tuple(source.parts), tuple(source.missing))
 
 
-@dataclass
-class _Source:
-    """The run folder that is read, and what has been found in it so far."""
-
-    run: Run
-    manifest: Mapping[str, Any]
-    parts: list[Table | Figure] = field(default_factory=list)
-    missing: list[Missing] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, run: Run) -> "_Source":
-        return cls(run, run.manifest())
-
-    @property
-    def steps(self) -> Mapping[str, Any]:
-        return {name: step for name, step in self.manifest.get("steps", {}).items() if isinstance(step, dict)}
-
-    @property
-    def about(self) -> Mapping[str, Any]:
-        facts: Mapping[str, Any] = self.manifest["model"]
-        return facts
-
-    @property
-    def model(self) -> str:
-        return str(self.about.get("name", ""))
-
-    def files(self, folder: str, pattern: str) -> list[Path]:
-        return sorted((self.run.folder / folder).glob(pattern))
-
-    def place(self, path: Path) -> str:
-        """A file as the report names it: from the run folder on."""
-        return str(path.relative_to(self.run.folder))
-
-    def step_of(self, path: Path) -> str:
-        """The step that wrote a file, by the manifest; empty for one that it doesn't know."""
-        place = self.place(path)
-        return next((name for name, step in self.steps.items() if place in step.get("outputs", [])), "")
-
-    def result(self, step: str) -> Mapping[str, Any]:
-        result: Mapping[str, Any] = self.steps.get(step, {}).get("result", {})
-        return result
-
-    def table(self, name: str, title: str, caption: str, rows: Sequence[Row]) -> None:
-        if rows:
-            self.parts.append(Table(name, title, caption, tuple(rows)))
-
-    def figure(
-        self, name: str, title: str, caption: str, files: Sequence[Path], draw: Callable[[], go.Figure]
-    ) -> go.Figure | None:
-        """Adds a figure; where the run's files don't allow it, what is missing is why."""
-        try:
-            figure = draw()
-        except (ValueError, GraphpruneError) as error:
-            self.missing.append(Missing(f"the figure “{title}”: {error}", ""))
-            return None
-        self.parts.append(Figure(name, title, caption, tuple(self.place(path) for path in files), figure))
-        return figure
-
-    def lacks(self, what: str, command: str) -> None:
-        """Notes a command with the run's own names in it; what only the reader knows is in capitals."""
-        model = shlex.quote(str(self.about.get("folder") or self.model or "MODEL"))
-        folder = shlex.quote(str(self.run.folder))
-        self.missing.append(Missing(what, f"graphprune {command}".replace("MODEL", model).replace("RUN", folder)))
-
-
-def _model(source: _Source) -> None:
+def _model(source: Source) -> None:
     facts = {name: value for name, value in source.about.items() if isinstance(value, str | int | float)}
     facts |= {f"version of {name}": value for name, value in source.manifest.get("versions", {}).items()}
     rows = [{"fact": name, "value": value, FILE: "manifest.json", STEP: ""} for name, value in facts.items()]
@@ -198,14 +97,14 @@ def _model(source: _Source) -> None:
     source.table("graph", "Its graph", caption, [row | {FILE: "graph/manifest.json", STEP: "export"}])
 
 
-def _scores(source: _Source) -> dict[Path, Scores]:
+def _scores(source: Source) -> dict[Path, Scores]:
     found = {path: Scores.load(path) for path in source.files("scores", "*.safetensors")}
     rows = []
     for path, scores in found.items():
         values = torch.cat([row for name, row in scores.values.items() if name.split(".")[0] in {HEAD, NEURON}] or
                            list(scores.values.values()))  # fmt: skip
         rows.append({
-            "scores": path.stem, "scorer": scores.method, "options": _options(scores.options),
+            "scores": path.stem, "scorer": scores.method, "options": as_text(scores.options),
             "units": ", ".join(scores.kinds), "number": len(values), "lowest": float(values.min()),
             "median": float(values.median()), "highest": float(values.max()), FILE: source.place(path),
             STEP: source.step_of(path),
@@ -221,7 +120,7 @@ def _scores(source: _Source) -> dict[Path, Scores]:
     return found
 
 
-def _agreement(source: _Source, scores: Mapping[Path, Scores]) -> None:
+def _agreement(source: Source, scores: Mapping[Path, Scores]) -> None:
     chosen = {path.stem: each for path, each in scores.items() if {HEAD, NEURON} & set(each.kinds)}
     files = [path for path in scores if path.stem in chosen]
     if len(chosen) < 2:
@@ -252,7 +151,7 @@ def _agreement(source: _Source, scores: Mapping[Path, Scores]) -> None:
     source.table("agreement", "The same in numbers", "The correlations of the figure above, a pair a line.", rows)
 
 
-def _masks(source: _Source) -> dict[str, Row]:
+def _masks(source: Source) -> dict[str, Row]:
     """The masks' rows, by label."""
     files = source.files("masks", "*.safetensors")
     masks = {path.stem: Mask.load(path) for path in files}
@@ -297,7 +196,7 @@ def _gone(mask: Mask, kind: str) -> int:
     return sum(int((~keep).sum()) for name, keep in mask.keep.items() if name.startswith(f"{kind}."))
 
 
-def _quality(source: _Source, masks: Mapping[str, Row]) -> None:
+def _quality(source: Source, masks: Mapping[str, Row]) -> None:
     rows: list[Row] = []
     for path in source.files("evaluations", "*.json"):
         facts = read_json(path)
@@ -335,7 +234,7 @@ def _is_empty_in(rows: Sequence[Row], column: str) -> bool:
     return all(row[column] is None for row in rows)
 
 
-def _cost(source: _Source, masks: Mapping[str, Row], rows: Sequence[Row], unit: str, text: str) -> None:
+def _cost(source: Source, masks: Mapping[str, Row], rows: Sequence[Row], unit: str, text: str) -> None:
     """Quality over sparsity, of models that were evaluated on the same text."""
     pruned = [row for row in rows if row["mask"] in masks and row["sparsity"] is not None]
     if not pruned:
@@ -361,7 +260,7 @@ def _method(row: Row) -> str:
     return ", ".join(parts)
 
 
-def _searches(source: _Source) -> None:
+def _searches(source: Source) -> None:
     for path in source.files("searches", "*.json"):
         found, step = read_json(path), source.step_of(path)
         plain = {name: x for name, x in found.items() if isinstance(x, str | int | float) and name not in PATHS}
@@ -385,7 +284,7 @@ def _searches(source: _Source) -> None:
         source.lacks("a searched allocation", "search MODEL --sparsity 0.2 -o RUN --calibration FILE")
 
 
-def _predictions(source: _Source) -> None:
+def _predictions(source: Source) -> None:
     for path in source.files("predictions", "*.json"):
         found = read_json(path)
         end = {FILE: source.place(path), STEP: "predict"}
@@ -413,40 +312,14 @@ def _predictions(source: _Source) -> None:
         source.lacks("what the search's pairs teach", "predict MODEL -o RUN")
 
 
-def _compared(source: _Source) -> None:
-    """Comparisons and audits, as their steps told them."""
-    for name, step in source.steps.items():
-        kind, _, label = name.partition(" ")
-        if kind not in {"compare", "audit"}:
-            continue
-        outputs = step.get("outputs") or ["manifest.json"]
-        result = step.get("result", {})
-        end = {FILE: outputs[0], STEP: name}
-        labels, matrix = result.get("labels", []), result.get("spearman", [])
-        pairs = [
-            {"scores": one, "with": other, "spearman": matrix[i][j], **end}
-            for i, one in enumerate(labels) for j, other in enumerate(labels) if i < j and matrix
-        ]  # fmt: skip
-        facts = [{"fact": key, "value": _options(each), **end} for key, each in result.items() if key != "spearman"]
-        title = "Comparison" if kind == "compare" else "Audit"
-        caption = f"What `graphprune {kind}` found; the whole of it is in the file."
-        source.table(name.replace(" ", "-"), f"{title}: {label or 'all'}", caption, facts)
-        caption = "Spearman's rank correlation of every two scorers; empty where it isn't defined."
-        source.table(f"{name.replace(' ', '-')}-pairs", "Its pairs", caption, pairs)
-
-
-def _steps(source: _Source) -> None:
+def _steps(source: Source) -> None:
     rows = [
-        {STEP: name, "seconds": step.get("result", {}).get("seconds"), "options": _options(step.get("options", {})),
+        {STEP: name, "seconds": step.get("result", {}).get("seconds"), "options": as_text(step.get("options", {})),
          "outputs": ", ".join(map(str, step.get("outputs", []))), FILE: "manifest.json"}
         for name, step in source.steps.items()
     ]  # fmt: skip
     caption = "Every step that has run in this folder, with its options, so that each can be repeated."
     source.table("steps", "Steps", caption, rows)
-
-
-def _options(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def _number(value: float) -> float | None:

@@ -12,7 +12,8 @@ from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
 from graphprune.core.io import replacing
-from graphprune.reporting.content import FILE, STEP, Content, Figure, Missing, Table
+from graphprune.reporting.content import Content
+from graphprune.reporting.source import FILE, STEP, Figure, Missing, Table
 
 FOLDED = 24  # tables longer than this are folded
 CONFIG = {"responsive": True, "displaylogo": False}

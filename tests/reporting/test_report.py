@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from graphprune import Scores
 from graphprune.cli import build_parser
+from graphprune.comparing import compare_step
 from graphprune.core.errors import FormatError, InputError
 from graphprune.core.io import write_json
 from graphprune.core.mask import Mask
@@ -19,8 +21,9 @@ from graphprune.core.run import Run
 from graphprune.methods import Cut, Recipe
 from graphprune.models.model import Model
 from graphprune.pipeline import Calibration, export_step, open_run, prune_step, score_step
-from graphprune.reporting.content import Content, Table, gather
+from graphprune.reporting.content import Content, gather
 from graphprune.reporting.page import page, printed
+from graphprune.reporting.source import Table
 from graphprune.reporting.step import report_step
 from tests.families import decoder
 
@@ -134,7 +137,7 @@ def test_figures_show_what_the_tables_say(content: Content) -> None:
 def test_what_is_missing_comes_with_a_command_that_can_be_typed(tmp_path: Path, content: Content) -> None:
     empty = gather(open_run(tmp_path / "empty", MODEL))
     what = " ".join(missing.what for missing in empty.missing)
-    for word in ("graph", "scores", "mask", "dense model", "search"):
+    for word in ("graph", "scores", "mask", "dense model", "search", "comparison", "audit"):
         assert word in what
     assert "evaluation" not in " ".join(missing.what for missing in content.missing)
     for missing in (*empty.missing, *content.missing):
@@ -206,17 +209,20 @@ def test_searches_predictions_comparisons_and_audits_are_shown(tmp_path: Path) -
         "importance": [{"group": "head.0", "importance": 0.1, "sd": 0.01}],
         "learning_curve": [{"pairs": 10, "spearman": 0.5, "sd": 0.1}],
     })  # fmt: skip
-    with run.recording("compare all", "x", {}) as record:
-        record.outputs.append(run.scores_path("random"))
-        record.result.update(labels=["a", "b"], spearman=[[1.0, 0.25], [0.25, 1.0]], notes=["few units"])
+    compare_step(run, name="all")
+    verdict = {"scorer": "random", "check": "depth", "flagged": False, "number": 0.25, "text": "fine"}
+    write_json(run.folder / "audits" / "a.json", {"verdicts": [verdict]})
     found = gather(run)
     assert table(found, "search-s").rows[0]["perplexity"] == 25.0
     assert table(found, "search-s-compared").rows[0]["allocation"] == "uniform"
     assert table(found, "p-held_out").rows[0]["spearman"] == 0.9
-    assert table(found, "compare-all-pairs").rows[0]["spearman"] == 0.25
-    assert "few units" in table(found, "compare-all").rows[1]["value"] + table(found, "compare-all").rows[0]["value"]
+    (pair,) = table(found, "comparison-all").rows
+    one, other = (torch.cat([*Scores.load(run.scores_path(name)).values.values()]) for name in ("magnitude", "random"))
+    assert pair["spearman"] == pytest.approx(spearmanr(one, other).statistic)
+    assert pair["step"] == "compare all"
+    assert table(found, "audit-a").rows[0]["number"] == 0.25
     names = {figure.name for figure in found.figures}
-    assert {"search-s-predicted", "p-importance", "p-curve"} <= names
+    assert {"search-s-predicted", "p-importance", "p-curve", "comparison-all", "comparison-all-overlap"} <= names
 
 
 def test_what_is_no_page_and_damaged_files_are_refused(run: Run, tmp_path: Path) -> None:

@@ -88,12 +88,16 @@ def compare(
     scopes = _scopes(groups, values, owners, tuple(several))
     generator = np.random.default_rng(seed)
     weights = [_resampled(generator, resamples, contender.n_seeds) for contender in contenders]
-    found = []
+    of_units: dict[tuple[str, ...], dict[str, dict[str, np.ndarray]]] = {}
     for scope in scopes:
-        rows = np.concatenate([values[name] for name in scope.groups], axis=1)
-        matrices = _pairwise(rows, p, ends, end)
-        found.append({name: _joined(matrix, owners, weights, level) for name, matrix in matrices.items()})
-    tensors = _stacked(found, with_seeds=any(contender.n_seeds > 1 for contender in contenders))
+        if scope.groups not in of_units:  # with one kind of units, overall is the same
+            rows = np.concatenate([values[name] for name in scope.groups], axis=1)
+            matrices = _pairwise(rows, p, ends, end)
+            joined = {name: _joined(matrix, owners, weights, level) for name, matrix in matrices.items()}
+            of_units[scope.groups] = joined
+    tensors = _stacked(
+        [of_units[scope.groups] for scope in scopes], with_seeds=any(contender.n_seeds > 1 for contender in contenders)
+    )
     settings = {"p": p, "end": end, "level": level, "resamples": resamples, "seed": seed}
     known, merges = clustering(_defined(tensors["spearman"][0].numpy(), scopes[0], tuple(several)))
     made_of = [[asdict(contender) for contender in contenders], list(groups), list(ends), settings]

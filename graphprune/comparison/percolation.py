@@ -5,7 +5,8 @@ an output by that.
 
 - `path_mass`: the weight of all input-to-output paths that remain, as a share.
 - `credit`: the share of the outputs' credit (backward PageRank) in the dense graph that the units which stay had.
-- `reach`: the share of the outputs that an input has a noticeable effect on, averaged over inputs.
+- `reach`: the share of the outputs that an input has a noticeable effect on (at least an even share of all inputs'),
+  averaged over inputs.
 - `min_cut`: the weight of the edges that must go until no path is left, as a share. Taken between whole modules, whose
   edges are joined by their sum: it is the least cut among those that split no module, and so an upper bound of that
   between channels, which a hundred million edges put out of reach.
@@ -65,7 +66,7 @@ class Percolation:
         backbone: its strongest edges.
         inputs, outputs: 1 at these nodes of the graph, in the caller's order.
         targets: 1 at the outputs that reach is counted on: all, or some spread evenly.
-        threshold: the smallest share of an output's credit that is noticeable: half an even share of the inputs.
+        threshold: the smallest share of an output's credit that is noticeable: an even share of the inputs.
         credit: of every node.
         paths: the log of the weight of all paths.
         cut: the weight of the least cut.
@@ -99,7 +100,7 @@ class Percolation:
         strongest, _ = graph.sparsify(top_k=backbone)
         modules = _modules(graph)
         paths, cut = _paths(graph, inputs, outputs), min_cut(modules)
-        threshold = 0.5 / max(float(inputs.sum()), 1.0)
+        threshold = 1 / max(float(inputs.sum()), 1.0)
         credit = _credit(graph, outputs)
         return cls(
             graph, modules, strongest, inputs, outputs, _spread(outputs, targets), threshold, credit, paths, cut

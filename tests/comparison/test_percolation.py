@@ -68,6 +68,19 @@ def test_entropy_is_that_of_the_credit() -> None:
     assert percolation.after(without).credit == pytest.approx(1 - shares[1], rel=1e-5)
 
 
+def test_an_input_reaches_the_outputs_that_owe_it_an_even_share() -> None:
+    """Of two outputs, x owes three quarters to a and the rest to b; y a half to each, as long as m is there."""
+    digraph: nx.DiGraph[Any] = nx.DiGraph()
+    digraph.add_weighted_edges_from(
+        [("a", "x", 3.0), ("b", "x", 1.0), ("a", "m", 1.0), ("m", "y", 1.0), ("b", "y", 1.0)]
+    )
+    percolation = Percolation.of(ModelGraph.from_networkx(digraph))
+    labels = list(digraph)
+    assert percolation.after(torch.ones(len(labels), dtype=torch.bool)).reach == pytest.approx(3 / 4)
+    assert percolation.after(torch.tensor([label != "m" for label in labels])).reach == pytest.approx(2 / 4)
+    assert percolation.after(torch.tensor([label != "x" for label in labels])).reach == pytest.approx(2 / 4)
+
+
 def test_a_graph_without_its_inputs_has_no_paths() -> None:
     digraph: nx.DiGraph[Any] = nx.path_graph(3, nx.DiGraph)
     nx.set_edge_attributes(digraph, 1.0, "weight")

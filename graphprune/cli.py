@@ -451,6 +451,10 @@ def _add_cost(commands: Any) -> None:
     parser.add_argument("--prompt", type=int, default=128, metavar="N", help="tokens that are read at once (128)")
     parser.add_argument("--new-tokens", type=int, default=32, metavar="N", help="then decoded one by one (default 32)")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="turns that the models take (default 5)")
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall",
+        help="cpu: the time this process is at work, where others use the machine (one thread)",
+    )  # fmt: skip
     parser.add_argument("--no-memory", action="store_true", help="don't measure peak memory, a process for each model")
     parser.add_argument("-o", "--output", type=Path, metavar="RUN", help="keep the report in this run folder")
     parser.add_argument("--name", help="of the report (default cost)")
@@ -850,7 +854,7 @@ def _cost(args: argparse.Namespace) -> dict[str, Any]:
 
     _check_device(args.device)
     _check_name(args.name)
-    workload = Workload(tuple(args.batch_sizes), args.prompt, args.new_tokens, args.repeats)
+    workload = Workload(tuple(args.batch_sizes), args.prompt, args.new_tokens, args.repeats, clock=args.clock)
     run = None if args.output is None else Run.open(args.output)
     models = [load_model(source) for source in (args.model, *args.pruned)]
     return cost_step(
@@ -862,7 +866,7 @@ def _cost(args: argparse.Namespace) -> dict[str, Any]:
 def _show_cost(report: dict[str, Any]) -> None:
     from graphprune.costing import tables
 
-    print(f"{report['dtype']} on {report['device']}, {report['threads']} threads")
+    print(f"{report['dtype']} on {report['device']}, {report['threads']} threads, {report['workload']['clock']} clock")
     for table in tables(report):
         print()
         _show_table(table)

@@ -38,8 +38,11 @@ def cost_step(
         name: of the report.
 
     Raises:
-        InputError: one of them is a perceptron, or can't read so many tokens at a time.
+        InputError: one of them is a perceptron, or can't read so many tokens at a time; the clock is none of the
+            device's.
     """
+    if workload.clock == "cpu" and torch.device(device).type != "cpu":
+        raise InputError(f"a CPU clock says nothing of {device}; leave --clock out")
     costs = [Cost.of(model) for model in models]
     dtype = dtype or models[0].preferred_dtype()
     tokens = workload.prompt + workload.new_tokens

@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
@@ -12,6 +12,7 @@ from jaxtyping import Int
 from graphprune.core.errors import InputError
 from graphprune.core.progress import progress
 
+Clock = Literal["wall", "cpu"]
 PREFILL, DECODE = "prefill", "decode"
 
 
@@ -25,6 +26,8 @@ class Workload:
         new_tokens: tokens that are then decoded one by one, greedily, with a cache.
         repeats: how often; the models take turns, and every other time in reverse.
         seed: of the tokens of the prompt.
+        clock: `wall`, or `cpu` for the time that this process was at work: what to go by on a machine that others use,
+            with one thread.
     """
 
     batch_sizes: tuple[int, ...] = (1, 4)
@@ -32,6 +35,7 @@ class Workload:
     new_tokens: int = 32
     repeats: int = 5
     seed: int = 0
+    clock: Clock = "wall"
 
     def __post_init__(self) -> None:
         named = {"prompt": self.prompt, "new tokens": self.new_tokens, "repeats": self.repeats}
@@ -39,6 +43,8 @@ class Workload:
         for name, value in named.items():
             if value < 1:
                 raise InputError(f"{name} is at least 1, not {value}")
+        if self.clock == "cpu" and torch.get_num_threads() > 1:
+            raise InputError("several threads share a CPU clock, which then says nothing; set OMP_NUM_THREADS=1")
 
     @property
     def context(self) -> float:
@@ -96,12 +102,12 @@ def measure(networks: Sequence[Any], workload: Workload, *, device: str = "cpu")
             vocabulary, (batch_size, workload.prompt), generator=torch.Generator().manual_seed(workload.seed)
         ).to(device)
         for network in networks:  # the first run of a shape allocates and chooses kernels
-            run(network, ids, min(workload.new_tokens, 2))
+            run(network, ids, min(workload.new_tokens, 2), workload.clock)
         seconds: list[list[tuple[float, float]]] = [[] for _ in networks]
         for turn in progress(range(workload.repeats), f"timing batches of {batch_size}", unit="turn"):
             order = range(len(networks))
             for index in order if turn % 2 == 0 else reversed(order):
-                seconds[index].append(run(networks[index], ids, workload.new_tokens))
+                seconds[index].append(run(networks[index], ids, workload.new_tokens, workload.clock))
         for phase, tokens in ((PREFILL, ids.numel()), (DECODE, batch_size * workload.new_tokens)):
             part = 0 if phase == PREFILL else 1
             for index, times in enumerate(seconds):
@@ -111,20 +117,22 @@ def measure(networks: Sequence[Any], workload: Workload, *, device: str = "cpu")
     return result
 
 
-def run(network: Any, ids: Int[torch.Tensor, "batch prompt"], new_tokens: int) -> tuple[float, float]:
+def run(
+    network: Any, ids: Int[torch.Tensor, "batch prompt"], new_tokens: int, clock: Clock = "wall"
+) -> tuple[float, float]:
     """Seconds that reading a prompt takes, and seconds of decoding so many tokens after it."""
     with torch.inference_mode():
-        start = _now(ids)
+        start = _now(ids, clock)
         said = network(input_ids=ids, use_cache=True, logits_to_keep=1)
-        read = _now(ids)
+        read = _now(ids, clock)
         for _ in range(new_tokens):
             following = said.logits[:, -1:].argmax(dim=-1)
             said = network(input_ids=following, past_key_values=said.past_key_values, use_cache=True)
-        return read - start, _now(ids) - read
+        return read - start, _now(ids, clock) - read
 
 
-def _now(on: torch.Tensor) -> float:
+def _now(on: torch.Tensor, clock: Clock) -> float:
     """The time at which all work queued on a tensor's device is done."""
     if on.device.type != "cpu":
         torch.accelerator.synchronize(on.device)
-    return time.perf_counter()
+    return time.process_time() if clock == "cpu" else time.perf_counter()

@@ -3,8 +3,8 @@
 python -m tests.benchmarks.cost [--model smollm2-135m] [--sparsity 0.4] [--repeats 7]
 
 Speed depends on shapes and not on which units go, so they are drawn at random, one head from every key/value group,
-with SlimGPT's logarithmic schedule (`log`, which spares early layers) and with the same share of every layer
-(`uniform`). Only the speed is a result here: nobody wants the model.
+with SlimGPT's logarithmic schedule (`log`, which spares early layers), with the same share of every layer (`uniform`),
+and as whole attentions and MLPs (`depth`). Only the speed is a result here: nobody wants the model.
 """
 
 import argparse
@@ -21,35 +21,40 @@ from graphprune.models.model import DTYPES
 from graphprune.pruning import Evidence, apply
 from graphprune.surgery.checkpoint import save_pruned
 
-RUNGS = (("log", "masked"), ("log", "padded"), ("log", "ragged"), ("uniform", "ragged"))
+VARIANTS = ("log-masked", "log-padded", "log-ragged", "uniform-ragged", "depth-ragged")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--sparsity", type=float, default=0.4, help="of the blocks' parameters")
+    parser.add_argument("--only", choices=VARIANTS, nargs="+", default=VARIANTS, help="allocation and rung")
+    parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--dtype", choices=DTYPES)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     dense = load_model(args.model)
-    workload = Workload(tuple(args.batch_sizes), args.prompt, args.new_tokens, args.repeats)
+    workload = Workload(tuple(args.batch_sizes), args.prompt, args.new_tokens, args.repeats, clock=args.clock)
     with TemporaryDirectory() as folder:
         models = [dense]
-        for allocation, rung in RUNGS:
-            recipe = Recipe.of("random", cut=Cut(allocation, head_mode="balanced"))
+        for variant in args.only:
+            allocation, rung = variant.split("-")
+            cut = Cut(depth=1.0) if allocation == "depth" else Cut(allocation, head_mode="balanced")
+            recipe = Recipe.of("random", cut=cut)
             mask = apply(recipe, args.sparsity, Evidence(dense)).mask
-            saved = save_pruned(dense, mask, Path(folder) / f"{allocation}-{rung}", rung=rung)
+            saved = save_pruned(dense, mask, Path(folder) / variant, rung=rung)
             models.append(load_model(saved.folder))
         dtype = None if args.dtype is None else DTYPES[args.dtype]
-        report = cost_step(models, workload, dtype=dtype, device=args.device)
+        report = cost_step(models, workload, dtype=dtype, device=args.device, memory=not args.no_memory)
     for row in (*report["models"], *report["speed"]):
         row["model"] = Path(row["model"]).name
-    print(f"{report['dtype']} on {report['device']}, {report['threads']} threads")
+    print(f"{report['dtype']} on {report['device']}, {report['threads']} threads, {args.clock} clock")
     for table in tables(report):
         print("\n".join("| " + " | ".join(cells) + " |" for cells in table), end="\n\n")
     print(f"{WHY_NO_SPEED}\nbound: {ASSUMES}")

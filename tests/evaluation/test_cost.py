@@ -1,6 +1,8 @@
 """What a model takes, counted and measured."""
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -91,7 +93,7 @@ class Clocked:
 
 def timed(seconds: Sequence[float], workload: Workload, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[str]]:
     log, clock = list[str](), [0.0]
-    monkeypatch.setattr(speed, "_now", lambda _: clock[0])
+    monkeypatch.setattr(speed, "_now", lambda *_: clock[0])
     networks = [Clocked("abc"[index], each, log, clock) for index, each in enumerate(seconds)]
     return measure(networks, workload), log
 
@@ -111,6 +113,18 @@ def test_rates_and_ratios_are_of_all_tokens_of_a_batch(monkeypatch: pytest.Monke
             assert table[0, batch, phase].tokens_per_second == Spread(*[float(batch)] * 3)
             assert table[1, batch, phase].tokens_per_second == Spread(*[2.0 * batch] * 3)
             assert table[1, batch, phase].ratio == Spread(2.0, 2.0, 2.0)
+
+
+def test_a_cpu_clock_stands_still_while_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    on = torch.zeros(1)
+    wall, cpu = speed._now(on, "wall"), speed._now(on, "cpu")
+    time.sleep(0.2)
+    passed = (speed._now(on, "wall") - wall, speed._now(on, "cpu") - cpu)
+    assert passed[0] > 0.19
+    assert passed[1] < 0.1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(InputError, match="OMP_NUM_THREADS=1"):
+        Workload(clock="cpu")
 
 
 def test_a_spread_is_a_median_between_quartiles() -> None:
@@ -145,6 +159,8 @@ def test_what_cannot_be_timed_is_refused() -> None:
     for wrong in ({"batch_sizes": (1, 0)}, {"batch_sizes": ()}, {"prompt": 0}, {"new_tokens": 0}, {"repeats": 0}):
         with pytest.raises(InputError, match="is at least 1, not 0"):
             Workload(**wrong)
+    with pytest.raises(InputError, match="says nothing of meta"):
+        cost_step([decoder("llama")], replace(QUICK, clock="cpu"), device="meta", memory=False)
     with pytest.raises(InputError, match="is a perceptron"):
         cost_step([perceptron()], QUICK, memory=False)
     with pytest.raises(InputError, match="reads 64 tokens at a time, and 70 are asked for"):

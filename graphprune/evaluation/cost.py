@@ -27,7 +27,8 @@ WHY_NO_SPEED = (
 ASSUMES = (
     "of decode, the larger of the ratios of bytes read and of FLOPs a step, if both models move bytes and multiply at "
     "the same rates, a step takes the longer of the two and nothing else, and neither fits a cache better than the "
-    "other; of prefill, the ratio of FLOPs"
+    "other; of prefill, the ratio of FLOPs; what a call costs by itself isn't in it, so a model that lacks whole "
+    "sub-blocks may be faster still"
 )
 
 
@@ -101,7 +102,7 @@ class Cost:
 
 
 def bound(dense: Cost, pruned: Cost, batch_size: int, context: float, item_bytes: int) -> float:
-    """How many times faster a decoding step can be, at most; see `ASSUMES`.
+    """How many times faster a decoding step can be, at most, under what `ASSUMES` says.
 
     Math: a step takes ``max(bytes / bandwidth, operations / rate)``, so the ratio of two is at most that of whichever
     holds the dense model up.

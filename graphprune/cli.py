@@ -29,7 +29,7 @@ CENTRALITIES = (
 )  # fmt: skip
 DIRECTIONS = ("forward", "backward", "both")
 EDGE_SCORES = ("path_mass", "betweenness")
-FOR_MACHINES = ("output_errors", "importance", "predicted_then_measured", "pareto")
+FOR_MACHINES = ("output_errors", "importance", "predicted_then_measured", "pareto", "curve")
 TASK_COLUMNS = (
     "task", "questions", "acc", "acc_stderr", "acc_norm", "acc_norm_stderr", "retention", "retention_norm",
 )  # fmt: skip
@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     steps = (_add_demo, _add_fetch, _add_export, _add_convert, _add_rank, _add_score, _add_prune, _add_evaluate)
     masks = (_add_import, _add_vote, _add_mask)
     views = (_add_compare, _add_audit, _add_report, _add_explore, _add_render)
-    for add in (*steps, _add_cost, _add_search, _add_predict, *masks, *views):
+    for add in (*steps, _add_cost, _add_search, _add_predict, _add_recover, *masks, *views):
         add(commands)
     return parser
 
@@ -404,6 +404,31 @@ def _add_audit(commands: Any) -> None:
     parser.add_argument("--name", default="audit", help="of the audit (default audit)")
 
 
+def _add_recover(commands: Any) -> None:
+    parser = _command(
+        commands, "recover", _recover, "a pruned checkpoint trained on text, zeros and shape as they were"
+    )
+    parser.add_argument("model", metavar="CHECKPOINT")
+    parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="UTF-8 text to train on")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="RUN")
+    parser.add_argument(
+        "--test", type=Path, metavar="FILE", help="UTF-8 text for perplexity before and after (default: the text)"
+    )
+    parser.add_argument("--max-windows", type=int, metavar="N", help="of the test, spread evenly (default all)")
+    parser.add_argument("--seq-len", type=int, default=512, metavar="N", help="tokens a window (default 512)")
+    how = parser.add_argument_group("training: LoRA by PEFT and the Trainer of transformers")
+    how.add_argument("--steps", type=int, metavar="N", help="(default: every window once)")
+    how.add_argument("--minutes", type=float, metavar="M", help="stop after so many (default never)")
+    how.add_argument("--batch-size", type=int, default=8, metavar="N", help="windows a step (default 8)")
+    how.add_argument("--learning-rate", type=float, default=1e-4, help="(default 1e-4)")
+    how.add_argument("--rank", type=int, default=8, help="of the changes (default 8)")
+    how.add_argument("--alpha", type=float, default=16.0, help="scale of the changes times their rank (default 16)")
+    how.add_argument("--save-every", type=int, default=50, metavar="N", help="steps between checkpoints (default 50)")
+    how.add_argument("--seed", type=int, default=0, help="(default 0)")
+    how.add_argument("--device", choices=("cpu", "auto"), default="cpu", help="auto: the accelerator that is there")
+    parser.add_argument("--name", help="of the checkpoint (default CHECKPOINT-recovered)")
+
+
 def _add_evaluate(commands: Any) -> None:
     parser = _command(commands, "evaluate", _evaluate, "perplexity (or accuracy) and size, and zero-shot accuracy")
     parser.add_argument("model", metavar="MODEL")
@@ -736,6 +761,31 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if exam is not None:
         result |= examine_step(model, exam, run=run, against=against, name=args.name)
     return result
+
+
+def _recover(args: argparse.Namespace) -> dict[str, Any]:
+    from graphprune.core.run import Run
+    from graphprune.models.load import load_model
+    from graphprune.pipeline import open_run
+    from graphprune.recovering import recover_step
+    from graphprune.recovery import Recovery, installed
+
+    _check_name(args.name)
+    named = ("steps", "minutes", "batch_size", "learning_rate", "rank", "alpha", "save_every", "seed")
+    options = Recovery(**{name: getattr(args, name) for name in named})
+    for name, least in (("max_windows", 1), ("seq_len", 2)):
+        if (value := getattr(args, name)) is not None and value < least:
+            raise InputError(f"--{name.replace('_', '-')} is at least {least}, not {value}")
+    for path in (args.text, args.test):
+        if path is not None and not path.is_file():
+            raise InputError(f"the text {path} is not there")
+    installed()
+    model = load_model(args.model)
+    is_run = (args.output / "manifest.json").is_file()
+    return recover_step(
+        model, Run.open(args.output) if is_run else open_run(args.output, model), args.text, options=options,
+        test=args.test, seq_len=args.seq_len, max_windows=args.max_windows, device=args.device, name=args.name,
+    )  # fmt: skip
 
 
 def _exam(args: argparse.Namespace) -> Any:

@@ -29,8 +29,8 @@ from graphprune.scorers.vote import Rule
 from tests.cli.runner import CALIBRATED, EVALUATION, SMALL, Cli, files
 
 COMMANDS = (
-    "demo", "fetch", "export", "convert", "rank", "score", "prune", "search", "predict", "evaluate", "import", "vote",
-    "mask", "report",
+    "demo", "fetch", "export", "convert", "rank", "score", "prune", "evaluate", "cost", "search", "predict", "recover",
+    "import", "vote", "mask", "compare", "audit", "report", "explore", "render",
 )  # fmt: skip
 
 

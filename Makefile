@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check lint clean
+.PHONY: demo test oldest check lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/graphprune demo
@@ -11,7 +11,11 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
-check: lint test
+# The families on the oldest transformers that pyproject.toml allows, laid over the same environment.
+oldest: $(VENV)/.installed-oldest
+	PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest -q tests/contracts/test_families.py
+
+check: lint test oldest
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -28,6 +32,11 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) -e '.[dev]'
 	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-oldest: $(VENV)/.installed-dev oldest.txt
+	rm -rf $(VENV)/oldest
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/oldest -r oldest.txt
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

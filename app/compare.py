@@ -1,5 +1,7 @@
 """Compare: two scorers against each other, and all of them in one matrix."""
 
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import dash_ag_grid as dag
@@ -10,6 +12,7 @@ from dash import html
 
 from graphprune import plots
 from graphprune.core.errors import InputError
+from graphprune.core.graph import ModelGraph
 from graphprune.core.scores import Scores
 from graphprune.plots.compared import Ranked, ranked_alike
 
@@ -70,8 +73,22 @@ def _ringed(figure: go.Figure, data: RunData, state: State, a: Scores, b: Scores
 def agreement(data: RunData, state: State) -> go.Figure:
     scores = {name: data.scores(name) for name in data.scores_there()}
     kind = "neuron" if state.kind == "all" else state.kind
-    there = {name: each for name, each in scores.items() if kind in each.kinds}
-    return plots.agreement(data.graph(), there, kinds=[kind])
+    there = tuple((name, each) for name, each in scores.items() if kind in each.kinds)
+    return go.Figure(_agreement(_Files(data.graph(), there, tuple(data.score_stamp(name) for name, _ in there)), kind))
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Scores on a graph, the same as others if they come from the same files as they were."""
+
+    graph: ModelGraph = field(compare=False)
+    scores: tuple[tuple[str, Scores], ...] = field(compare=False)
+    key: tuple[object, ...]
+
+
+@lru_cache(maxsize=8)
+def _agreement(files: _Files, kind: str) -> go.Figure:
+    return plots.agreement(files.graph, dict(files.scores), kinds=[kind])
 
 
 def overlap(data: RunData, state: State) -> go.Figure:

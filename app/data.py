@@ -109,11 +109,16 @@ class RunData:
         Raises:
             GraphpruneError: there is no such file, or it is damaged.
         """
-        path = self._chosen("scores", name, self.scores_there(), ".safetensors", "score MODEL --scorer NAME -o")
+        path = self.score_path(name)
         return _scores(path, _stamp(path))
 
     def score_path(self, name: str) -> Path:
         return self._chosen("scores", name, self.scores_there(), ".safetensors", "score MODEL --scorer NAME -o")
+
+    def score_stamp(self, name: str) -> tuple[str, Stamp]:
+        """What tells a score file from another, and from itself before it was written again."""
+        path = self.score_path(name)
+        return str(path), _stamp(path)
 
     def mask(self, name: str) -> Mask:
         """A mask of the run.

@@ -19,7 +19,7 @@ from graphprune.models.model import Model
 from graphprune.pruning import cut, kinds_of
 from graphprune.surgery.removed import removed
 
-from .data import UNKNOWN, RunData
+from .data import UNKNOWN, RunData, Stamp
 from .parts import box, controls, note, number, numbers, panel, segments, select, slider, table, text_input, words
 from .state import State
 
@@ -100,8 +100,7 @@ def planned_mask(data: RunData, state: State) -> Mask:
     Raises:
         GraphpruneError: the scores don't cover the units, or the sparsity is out of reach.
     """
-    path = data.score_path(state.score)
-    known = _Known(data.model(), data.scores(state.score), (str(path), path.stat().st_mtime_ns))
+    known = _Known(data.model(), data.scores(state.score), data.score_stamp(state.score))
     mask = _cut(known, state.sparsity, choice(state))
     return data.edited(mask, state.edit) if state.edit else mask
 
@@ -112,7 +111,7 @@ class _Known:
 
     model: Model = field(compare=False)
     scores: Scores = field(compare=False)
-    key: tuple[str, int]
+    key: tuple[str, Stamp]
 
 
 @lru_cache(maxsize=64)

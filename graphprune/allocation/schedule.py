@@ -9,7 +9,7 @@ that lose one piece more than the others are spread over the depth. Masks of one
 
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from functools import partial
+from functools import lru_cache, partial
 from math import inf, log, prod
 
 from graphprune.allocation.budget import Allocation, Target, fill, rounded
@@ -94,10 +94,20 @@ def _shares(growth: Growth, n_layers: int, target: Target) -> list[float]:
 
 def _turns(growth: Growth, pieces: tuple[Pieces, ...], target: Target) -> list[Pieces]:
     """All pieces by the sparsity at which their turn comes; what never comes stands last, by share."""
-    layers = sorted({part.layer for part in pieces})
+    sizes = tuple((part.group, part.layer, part.size, len(part)) for part in pieces)
+    return [pieces[i] for i in _order(growth, sizes, target.first)]
+
+
+@lru_cache(maxsize=16)
+def _order(growth: Growth, sizes: tuple[tuple[str, int, int, int], ...], first_share: float) -> tuple[int, ...]:
+    """Whose turn it is, by position in ``sizes``: group, layer, pieces, removable pieces.
+
+    It is the same at every sparsity and for all scores, and exact fractions take a second to sort in a large model.
+    """
+    layers = sorted({layer for _, layer, *_ in sizes})
     pace = {layer: growth(i, len(layers)) if len(layers) > 1 else 1.0 for i, layer in enumerate(layers)}
     mean = sum(pace.values()) / max(len(pace), 1)
-    first = Fraction(target.first)
+    first = Fraction(first_share)
 
     def comes(share: Fraction, layer: int) -> Fraction | float:
         if share <= first or pace[layer] == mean:
@@ -106,18 +116,19 @@ def _turns(growth: Growth, pieces: tuple[Pieces, ...], target: Target) -> list[P
 
     level = len(set(pace.values())) == 1
 
-    def share(k: int, part: Pieces) -> Fraction:
-        spread = (k + _van_der_corput(part.layer + 1)) / part.size
-        if level or (spread <= first and not part.group.startswith(f"{HEAD}.")):
+    def share(k: int, group: str, layer: int, size: int) -> Fraction:
+        spread = (k + _van_der_corput(layer + 1)) / size
+        if level or (spread <= first and not group.startswith(f"{HEAD}.")):
             return spread
-        rounds = (k + Fraction(1, 2)) / part.size
-        return rounds if part.group.startswith(f"{HEAD}.") else max(rounds, first)
+        rounds = (k + Fraction(1, 2)) / size
+        return rounds if group.startswith(f"{HEAD}.") else max(rounds, first)
 
-    entries = [(share(k, part), index, part) for index, part in enumerate(pieces) for k in range(len(part))]
-    ordered = sorted(
-        ((comes(share, part.layer), share, index, part) for share, index, part in entries), key=lambda entry: entry[:3]
-    )
-    return [part for *_, part in ordered]
+    entries = [
+        (share(k, group, layer, size), index, layer)
+        for index, (group, layer, size, n) in enumerate(sizes)
+        for k in range(n)
+    ]
+    return tuple(index for *_, index in sorted((comes(share, layer), share, index) for share, index, layer in entries))
 
 
 def _van_der_corput(n: int) -> Fraction:

@@ -81,9 +81,10 @@ def overlap(a: Scores, b: Scores, *, labels: tuple[str, str], title: str = "Do t
     """
     figure = go.Figure()
     for each in ranked_alike(a, b):
-        order = [np.argsort(values, kind="stable") for values in each.scores]
+        turns = [np.argsort(np.argsort(values, kind="stable"), kind="stable") for values in each.scores]
         counts = np.maximum((BUDGETS * len(each.layer)).round().astype(int), 1)
-        shares = [len(np.intersect1d(order[0][:n], order[1][:n], assume_unique=True)) / n for n in counts]
+        both = np.sort(np.maximum(*turns))  # the number that each must remove before both have removed a unit
+        shares = (np.searchsorted(both, counts) / counts).tolist()
         figure.add_trace(
             go.Scatter(
                 x=BUDGETS, y=shares, mode="lines", name=kind_name(each.kind),

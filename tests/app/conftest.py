@@ -17,8 +17,12 @@ from graphprune.methods import Recipe
 from graphprune.models.model import Model
 from graphprune.pipeline import Calibration, export_step, open_run, prune_step, rank_step, score_step
 from tests.cli.runner import CALIBRATION
+from tests.cli.runner import cli as make_cli
 
 expect.set_options(timeout=30_000)  # on a busy machine
+
+
+cli = pytest.fixture(make_cli)
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,20 @@ import plotly.graph_objects as go
 from graphprune.core.errors import GraphpruneError
 from graphprune.plots.style import FONT, dark
 
-from . import compare, graph, overview, pruning, selection
+from . import compare, graph, overview, pruning, runs, selection
 from .data import RunData
 from .state import State
 
 Drawn = Callable[[RunData, State], go.Figure]
 Written = Callable[[RunData, State], Any]
 
-PAGES: Mapping[str, ModuleType] = {"overview": overview, "graph": graph, "compare": compare, "prune": pruning}
+PAGES: Mapping[str, ModuleType] = {
+    "overview": overview,
+    "graph": graph,
+    "compare": compare,
+    "prune": pruning,
+    "runs": runs,
+}
 FIGURES: Mapping[str, Drawn] = {name: each for page in PAGES.values() for name, each in page.FIGURES.items()}
 TEXTS: Mapping[str, Written] = {
     **{name: each for page in PAGES.values() for name, each in page.TEXTS.items()},

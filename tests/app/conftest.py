@@ -1,7 +1,11 @@
 """A run of the shipped model, a server that shows it, and a browser."""
 
+import json
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,11 +42,16 @@ def run_folder(tiny: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    port = free_port()
     server = make_server(
         "127.0.0.1", port, create_app(folder, port=port).server, threaded=True, request_handler=Quiet
     )  # fmt: skip
@@ -54,6 +63,19 @@ def served(folder: Path) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.socket.close()
+
+
+@contextmanager
+def served_alone(folder: Path, program: str = "app") -> Iterator[str]:
+    """A server in a process of its own, as people start it: jobs are forked from it."""
+    command = [sys.executable, "-m", program, str(folder), "--port", str(free_port()), "--json"]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield json.loads(server.stdout.readline())["address"]
+        finally:
+            server.send_signal(signal.SIGINT)
+            assert server.wait() == 0
 
 
 @pytest.fixture(scope="session")

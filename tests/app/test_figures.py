@@ -16,7 +16,8 @@ from graphprune.explorer.views import FIGURES, PAGES, TEXTS, drawn
 from tests.cli.runner import Cli
 
 MOST = 1_000_000  # bytes of an answer
-SHOWN = State(score="wanda", against="magnitude", mask="wanda-0.2", unit="neuron.3.17")
+OF_A_SEARCH = ("learned", "foretold")
+SHOWN = State(score="wanda", against="magnitude", mask="wanda-0.2", beside="wanda-0.2", unit="neuron.3.17")
 
 
 @pytest.fixture
@@ -26,7 +27,10 @@ def data(run_folder: Path) -> RunData:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_shows_something_and_fits_into_an_answer(name: str, data: RunData) -> None:
-    for state in (SHOWN, State(unit="head.2", theme="dark", kind="neuron")):
+    if name in OF_A_SEARCH:
+        assert "graphprune search" in drawn(name, data, SHOWN).layout.title.subtitle.text
+        return
+    for state in (SHOWN, State(unit="head.2", theme="dark", kind="neuron", mask="wanda-0.2", beside="wanda-0.2")):
         figure = drawn(name, data, data.resolved(state))
         assert figure.layout.title.text != "Nothing to show here yet", figure.layout.title.subtitle.text
         assert len(figure.data) > 0

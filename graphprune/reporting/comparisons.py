@@ -10,7 +10,9 @@ from graphprune.comparison.consequence import FORMAT as CONSEQUENCES
 from graphprune.comparison.consequence import QUALITIES, Consequences
 from graphprune.comparison.result import Comparison
 from graphprune.core.io import read_json
-from graphprune.reporting.source import FILE, STEP, Source, as_text
+from graphprune.reporting.source import FILE, STEP, Source
+
+WORDS = {"kl": "KL divergence"}
 
 
 def add_comparisons(source: Source) -> None:
@@ -49,14 +51,13 @@ def _comparison(source: Source, path: Path) -> None:
         f"orders, -1 for the opposite. Similar scorers stand beside each other.{notes}"
     )
     source.figure(name, title, caption, [path], partial(plots.agreement_matrix, found, title=title))
-    title = f"Do they remove what {labels[0]} removes?"
+    central = found.clusters()[0][0]
+    title = f"Do they remove what {central} removes?"
     caption = (
-        f"Of the units that {labels[0]} or another scorer would remove, the share that both would (the Jaccard index), "
+        f"Of the units that {central} or another scorer would remove, the share that both would (the Jaccard index), "
         "over how many go. The dotted line is what chance gives."
     )
-    source.figure(
-        f"{name}-overlap", title, caption, [path], partial(plots.overlap_curves, found, labels[0], title=title)
-    )
+    source.figure(f"{name}-overlap", title, caption, [path], partial(plots.overlap_curves, found, central, title=title))
     pairs = [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
     rows = [{"scores": a, "with": b, **_agreed(found, a, b), **_from(source, path)} for a, b in pairs]
     caption = "Every two scorers, by three statistics; `low` and `high` bound the interval over calibration seeds."
@@ -74,15 +75,21 @@ def _agreed(found: Comparison, a: str, b: str) -> Mapping[str, float | None]:
 def _consequences(source: Source, path: Path) -> None:
     found, name = Consequences.load(path), f"consequences-{path.stem}"
     rows: list[dict[str, Any]] = [
-        {"masks": row.series.name, "sparsity": row.sparsity, **row.quality, **row.graph, **_from(source, path)}
+        {
+            "masks": row.series.name,
+            "sparsity": row.sparsity,
+            **row.quality,
+            **row.graph,
+            FILE: source.place(path),
+            STEP: "compare",
+        }
         for row in found.rows
     ]
-    for quantity in found.quantities:
+    for quantity in sorted(found.quantities, key=lambda each: each not in QUALITIES):
         is_quality = quantity in QUALITIES
-        title = f"{'What pruning costs the model' if is_quality else 'What is left of the graph'}: {as_text(quantity)}"
-        caption = (
-            "A line is a way of making masks, a point a mask, over the share of the prunable parameters it removes."
-        )
+        words = WORDS.get(quantity, quantity.replace("_", " "))
+        title = f"What pruning costs the model: {words}" if is_quality else f"What is left of the graph: {words}"
+        caption = "A line is a way of making masks, a point a mask, over the share of the parameters that it removes."
         draw = plots.robustness_curves if is_quality else plots.percolation_curves
         source.figure(f"{name}-{quantity}", title, caption, [path], partial(draw, found, quantity, title=title))
     caption = "Every mask: its quality in the model, and what it leaves of the graph."

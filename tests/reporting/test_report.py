@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 from graphprune import Scores
 from graphprune.cli import build_parser
 from graphprune.comparing import compare_step
+from graphprune.comparison.consequence import Consequence, Consequences, Series
 from graphprune.core.errors import FormatError, InputError
 from graphprune.core.io import write_json
 from graphprune.core.mask import Mask
@@ -223,6 +224,20 @@ def test_searches_predictions_comparisons_and_audits_are_shown(tmp_path: Path) -
     assert table(found, "audit-a").rows[0]["number"] == 0.25
     names = {figure.name for figure in found.figures}
     assert {"search-s-predicted", "p-importance", "p-curve", "comparison-all", "comparison-all-overlap"} <= names
+
+
+def test_consequences_of_masks_are_shown_with_quality_first(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", MODEL)
+    rows = tuple(
+        Consequence(Series("wanda"), at, {"path_mass": 1 - at}, {"perplexity": 20 + at, "kl": at}) for at in (0.2, 0.4)
+    )
+    dense = {"perplexity": 20.0, "kl": 0.0, "path_mass": 1.0}
+    Consequences(rows, dense, MODEL.identity).save(run.comparison_path("c").with_suffix(".json"))
+    found = gather(run)
+    assert [row["path_mass"] for row in table(found, "consequences-c").rows] == [0.8, 0.6]
+    assert all((run.folder / row["file"]).is_file() for row in table(found, "consequences-c").rows)
+    names = [figure.name for figure in found.figures]
+    assert names.index("consequences-c-perplexity") < names.index("consequences-c-path_mass")
 
 
 def test_what_is_no_page_and_damaged_files_are_refused(run: Run, tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
-"""The steps of a comparison on a run folder: which scorers agree, and which are what they say they are."""
+"""The steps of a comparison on a run folder: which scorers agree, which are what they say, and what their masks do.
+
+Comparisons and what masks do are in ``RUN/comparisons``, verdicts in ``RUN/audits``, the numbers of each mask in
+``RUN/consequences``, named by a hash of all that they depend on.
+"""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,6 +59,35 @@ AUDIT_FORMAT, AUDIT_VERSION = "graphprune.audit", 1
 ENTRY_VERSION = 1
 REPAIRS = ("none", "obs")
 BLIND = tuple(name for name in ALLOCATION_NAMES if name not in {BY_GRAPH, BY_CURVES})
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What consequences are measured on.
+
+    Attributes:
+        text: a file to judge on; None measures the graph alone.
+        seq_len: tokens a window.
+        max_windows: at most so many, spread evenly; None for all.
+    """
+
+    text: Path | None = None
+    seq_len: int = 512
+    max_windows: int | None = None
+
+    def check(self) -> None:
+        """Checks all that needs no model.
+
+        Raises:
+            InputError: the text isn't there, or a number is out of range.
+        """
+        if self.text is not None and not self.text.is_file():
+            raise InputError(f"the text {self.text} is not there")
+        if self.seq_len < 2 or (self.max_windows is not None and self.max_windows < 1):
+            raise InputError(f"at least 1 window of 2 tokens is read, not {self.max_windows} of {self.seq_len}")
+
+    def key(self) -> object:
+        return None if self.text is None else [file_digest(self.text), self.seq_len, self.max_windows]
 
 
 def compare_step(run: Run, names: Sequence[str] = (), *, name: str = "comparison", **options: Any) -> dict[str, Any]:
@@ -146,7 +179,7 @@ def audit_step(
     names: Sequence[str] = (),
     *,
     sparsity: float = 0.2,
-    measured: "Measured | None" = None,
+    measured: Measured | None = None,
     name: str = "audit",
 ) -> dict[str, Any]:
     """Verdicts on the run's scorers to ``RUN/audits``.
@@ -196,7 +229,7 @@ class Auditor:
     run: Run
     model: Model
     sparsity: float
-    measured: "Measured"
+    measured: Measured
 
     def verdicts(self, files: Mapping[str, Sequence[str]]) -> Iterator[Verdict]:
         """All checks of all scorers, whose files are given by label."""
@@ -326,35 +359,6 @@ def calibration_of(run: Run, name: str) -> dict[str, Any] | None:
     step = run.manifest().get("steps", {}).get(f"score {name}", {})
     result = step.get("result", {}) if isinstance(step, Mapping) else {}
     return dict(result["calibration"] or {}) if "calibration" in result else None
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What consequences are measured on.
-
-    Attributes:
-        text: a file to judge on; None measures the graph alone.
-        seq_len: tokens a window.
-        max_windows: at most so many, spread evenly; None for all.
-    """
-
-    text: Path | None = None
-    seq_len: int = 512
-    max_windows: int | None = None
-
-    def check(self) -> None:
-        """Checks all that needs no model.
-
-        Raises:
-            InputError: the text isn't there, or a number is out of range.
-        """
-        if self.text is not None and not self.text.is_file():
-            raise InputError(f"the text {self.text} is not there")
-        if self.seq_len < 2 or (self.max_windows is not None and self.max_windows < 1):
-            raise InputError(f"at least 1 window of 2 tokens is read, not {self.max_windows} of {self.seq_len}")
-
-    def key(self) -> object:
-        return None if self.text is None else [file_digest(self.text), self.seq_len, self.max_windows]
 
 
 @dataclass

@@ -63,7 +63,7 @@ def panel(name: str) -> Any:
                     ], justify="space-between", align="start",
                 ),
                 dmc.Text(id={"part": "subtitle", "name": name}, size="sm", className="quiet"),
-                dcc.Graph(id={"part": "figure", "name": name}, config=CONFIG, style={"minHeight": "320px"}),
+                dcc.Graph(id={"part": "figure", "name": name}, config=CONFIG, style={"minHeight": "120px"}),
             ],
             **{"aria-label": name.replace("_", " ")},
         ), withBorder=True, p="md", radius="md", className="panel",

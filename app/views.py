@@ -43,7 +43,7 @@ def drawn(name: str, data: RunData, state: State) -> go.Figure:
 def explained(sentence: str) -> go.Figure:
     """An empty figure with a sentence."""
     figure = go.Figure()
-    figure.update_layout(template="plotly_white", height=320, font_family=FONT, title_text="Nothing to show here yet")
+    figure.update_layout(template="plotly_white", height=120, font_family=FONT, title_text="Nothing to show here yet")
     figure.update_layout(title_subtitle_text=sentence[:1].upper() + sentence[1:])
     figure.update_xaxes(visible=False)
     return figure.update_yaxes(visible=False)

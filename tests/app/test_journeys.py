@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from playwright.sync_api import Browser, Page, expect
 
@@ -75,6 +76,8 @@ def test_a_click_on_a_block_selects_it(page: Page, address: str) -> None:
     expect(page.get_by_text("neuron.4: 512 units")).to_be_visible()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_slider_says_at_once_what_stays_and_the_same_is_then_pruned_for_real(
     page: Page, run_folder: Path, tiny: Model, tmp_path: Path
 ) -> None:
@@ -86,7 +89,7 @@ def test_the_slider_says_at_once_what_stays_and_the_same_is_then_pruned_for_real
         page.keyboard.press("ArrowRight")
         expect(page.get_by_text(left(tiny, 0.25))).to_be_visible()
         page.get_by_role("button", name="Prune and evaluate").click()
-        expect(page.get_by_text("Done: magnitude-0.25-uniform-neuron")).to_be_visible(timeout=150_000)
+        expect(page.get_by_text("Done: magnitude-0.25-uniform-neuron")).to_be_visible(timeout=300_000)
         expect(page.get_by_role("cell", name="perplexity, dense")).to_be_visible()
         report = json.loads((tmp_path / "run" / "evaluations" / "magnitude-0.25-uniform-neuron.json").read_text())
         expect(page.get_by_role("cell", name=f"{report['perplexity']:.2f}", exact=True)).to_be_visible()

@@ -1,12 +1,14 @@
-"""Every method on a real model: perplexity against what is removed, and a plot.
+"""Every method on a real model: perplexity against what is removed, what it cost, and a plot.
 
 python -m tests.benchmarks.methods --model smollm2-135m --calibration VALID --text TEST -o RESULTS.jsonl [--plot FILE]
 
 Structured methods at equal shares of the decoder blocks' linear parameters (methods that rank neurons alone take more
 of these); single weights at equal shares of the same. Nothing is chosen here: the calibration text calibrates, the
 evaluation text is only reported on. A method that needs no calibration cuts at once; the others go through the
-sequential engine; what that costs is said by `tests.benchmarks.engine`. Every run is a line of RESULTS, with its time,
-so that a run that was stopped goes on where it was.
+sequential engine. Statistics, gradients and credit of the dense model are measured once for all sparsities, so that the
+median seconds are without them; `tests.benchmarks.engine` has them. Every run is a line of RESULTS, so that a run that
+was stopped goes on where it was. With `--times FILE` the seconds are taken from another file of results, made with the
+machine to itself.
 """
 
 import argparse
@@ -111,6 +113,7 @@ def main() -> None:
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.4, 0.5])
     parser.add_argument("--single", type=float, nargs="*", default=[0.5, 0.7])
     parser.add_argument("--only", nargs="*", help="these structured methods alone")
+    parser.add_argument("--times", type=Path, metavar="RESULTS", help="seconds are from there")
     parser.add_argument("--plot", type=Path, help="where to draw the structured methods")
     args = parser.parse_args()
     model = load_model(args.model)
@@ -125,17 +128,19 @@ def main() -> None:
     curves = {label: [setting.of(label, Recipe.of(method, **choices), s) for s in args.sparsity]
               for label, method, choices in structured}  # fmt: skip
     single = {method: _single(setting, method, args.single) for method in SINGLE if args.single}
+    share = model.units.prunable_parameters(HEAD, KV_HEAD, NEURON) / model.n_parameters
     print(f"{model.name}, dense {dense:.2f}; {len(rows)} windows of {args.seq_len}, calibrated on "
-          f"{args.n_samples} x {args.seq_len} tokens; block parameters are "
-          f"{model.units.prunable_parameters(HEAD, KV_HEAD, NEURON) / model.n_parameters:.1%} of all\n")  # fmt: skip
-    _show("method", [f"{s:.0%}" for s in args.sparsity], curves)
+          f"{args.n_samples} x {args.seq_len} tokens; block parameters are {share:.1%} of all\n")  # fmt: skip
+    times = Results.read(args.times or args.output, sizes)
+    _show("method", [f"{s:.0%}" for s in args.sparsity], curves, times)
+    print("| parameters kept, of all | " + " | ".join(f"{1 - s * share:.1%}" for s in args.sparsity) + " | |")
     missed = max(
-        abs(line["removed"] - s) for lines in curves.values() for line, s in zip(lines, args.sparsity, strict=True)
+        abs(line["removed"] - s) for found in curves.values() for line, s in zip(found, args.sparsity, strict=True)
     )
     print(f"\nEvery mask removes what is asked of it to within {missed:.3%} of the block parameters.")
     if single:
         print()
-        _show("single weights", [*(f"{s:.0%}" for s in args.single), *PATTERNS], single)
+        _show("single weights", [*(f"{s:.0%}" for s in args.single), *PATTERNS], single, times)
     if args.plot is not None:
         draw({label: [line["perplexity"] for line in found] for label, found in curves.items()}, args.sparsity, dense,
              args.plot)  # fmt: skip
@@ -146,11 +151,18 @@ def _single(setting: "Setting", method: str, sparsities: list[float]) -> list[di
     return [*found, *(setting.of(method, Recipe.of(method, pattern=pattern), None) for pattern in PATTERNS)]
 
 
-def _show(what: str, columns: list[str], found: dict[str, list[dict[str, Any]]]) -> None:
-    print(f"| {what} | " + " | ".join(columns) + " |")
-    print("|---" * (1 + len(columns)) + "|")
+def _show(what: str, columns: list[str], found: dict[str, list[dict[str, Any]]], times: Results) -> None:
+    print(f"| {what} | " + " | ".join(columns) + " | seconds |")
+    print("|---" * (2 + len(columns)) + "|")
     for label, lines in found.items():
-        print(f"| {label} | " + " | ".join(_number(line["perplexity"]) for line in lines) + " |")
+        seconds = sorted(line["seconds"] for line in times.lines if _alike(line, lines[0]))
+        median = f"{seconds[len(seconds) // 2]:.0f}" if seconds else ""
+        print(f"| {label} | " + " | ".join(_number(line["perplexity"]) for line in lines) + f" | {median} |")
+
+
+def _alike(line: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two results are of one method."""
+    return all(line.get(name) == other[name] for name in ("method", "of"))
 
 
 def _number(perplexity: float) -> str:

@@ -10,7 +10,9 @@ import pytest
 
 from graphprune.cli import main
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
 
 
 def _blocks(language: str) -> list[str]:
@@ -30,17 +32,17 @@ def test_every_command_and_the_python_of_the_readme_run(tmp_path: Path, monkeypa
     assert 20 < float(perplexity) < 60
 
 
-def test_the_readme_names_every_scorer_allocation_compensation_and_method() -> None:
+def test_the_guide_names_every_scorer_allocation_compensation_and_method() -> None:
     from graphprune.methods import ALLOCATION_NAMES, COMPENSATIONS, PRESETS, SCORER_NAMES
 
-    part = README.split("## Methods")[1].split("## Checkpoints")[0]
+    part = GUIDE.split("## Methods")[1].split("## Checkpoints")[0]
     for name in {*SCORER_NAMES, *ALLOCATION_NAMES, *COMPENSATIONS, *PRESETS}:
         assert f"`{name}`" in part
 
 
-def test_the_readme_names_every_centrality() -> None:
+def test_the_guide_names_every_centrality() -> None:
     from graphprune.centrality import CENTRALITIES
 
-    table = README.split("## Centralities")[1].split("## Methods")[0]
+    table = GUIDE.split("## Centralities")[1].split("## Methods")[0]
     for name in CENTRALITIES:
         assert f"`{name}`" in table

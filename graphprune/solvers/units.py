@@ -244,9 +244,14 @@ def output_error(
         hessian: of ``X``.
         shift: ``b``, what is added to the bias.
     """
-    H, W, D = hessian.total, dense.float(), changed.float() - dense.float()
-    error = float(((D @ H) * D).sum(dtype=torch.float64))
+    error = missed(dense, changed, hessian)
     if shift is not None:
-        b, moved = shift.double(), D.double() @ hessian.sums
+        b, moved = shift.double(), (changed.double() - dense.double()) @ hessian.sums
         error += float((2 * moved * b).sum() + hessian.tokens * b.square().sum())
-    return max(error, 0.0), float(((W @ H) * W).sum(dtype=torch.float64))
+    return max(error, 0.0), missed(dense, torch.zeros_like(dense), hessian)
+
+
+def missed(dense: Weights, changed: Weights, hessian: Hessian) -> float:
+    """The squared error of a layer's output over all tokens, ``|(W' - W) X|^2``."""
+    D = changed.float() - dense.float()
+    return float(((D @ hessian.total) * D).sum(dtype=torch.float64))

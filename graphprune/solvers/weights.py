@@ -14,7 +14,7 @@ from graphprune.solvers.blocks import SITES, Site, readers
 from graphprune.solvers.hessian import Hessian
 from graphprune.solvers.sequential import Change, Seen
 from graphprune.solvers.sparsegpt import sparsegpt
-from graphprune.solvers.units import TINY, Compensation, output_error
+from graphprune.solvers.units import TINY, Compensation, missed, output_error
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,10 @@ class WeightSurgeon:
             keep=stays,
         )
         plain, repaired = dense * solved.keep, torch.where(silent, dense * solved.keep, solved.weights)
-        if self.compensation == "none" or output_error(dense, plain, hessian) < output_error(dense, repaired, hessian):
-            return solved.keep, plain  # the sweep is greedy: on a mask that it didn't choose it can do harm
+        if self.compensation == "none":
+            return solved.keep, plain
+        if stays is not None and missed(dense, plain, hessian) < missed(dense, repaired, hessian):
+            return stays, plain  # the sweep is greedy: on a mask that it didn't choose it can do harm
         return solved.keep, repaired
 
     def by_score(self, name: str, dense: torch.Tensor, hessian: Hessian | None = None) -> torch.Tensor:

@@ -8,11 +8,12 @@ away what was won. Here masks are chosen once, and everything that follows lower
    dense outputs by least squares; the last layer fitted to the dense network's output, not to that of its own inputs;
 3. then again and again: auxiliary variables from where the weights put them, one exact or safeguarded minimisation
    each; hidden weights refitted to them inside their masks; a search along that direction for the least error of the
-   output; the last layer fitted anew. A round that doesn't lower the error over all tokens is the last.
+   output. In the end the last layer is fitted anew, and all of it kept if it errs less over all tokens.
 
 Auxiliary variables live as long as a chunk of tokens is looked at, so that memory doesn't grow with their number.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -31,9 +32,9 @@ Keep = Bool[torch.Tensor, "_rows _columns"]
 Variant = Literal["exact", "published"]
 JointMethod = Literal["sparsellm", "reconstruct"]
 Choose = Callable[[int, Weights, Hessian], tuple[Keep, Weights]]
-PROBE_TOKENS = 4096
+PROBE_TOKENS = 2048
 LONGEST = 64.0
-REFIT_STEPS, TURN_STEPS = 20, 8
+STEPS, TURN_STEPS = 10, 5  # of conjugate gradients
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class JointOptions:
     """How a network is pruned as a whole.
 
     Attributes:
-        iterations: rounds, the local step among them.
+        iterations: rounds, the local step among them; no round follows one that paid too little.
         alpha: what missing a hidden layer's output counts for, times one over its mean square; 1 if not given. As it is
             in the published variant, where it is 5.
         beta: likewise the network's output.
@@ -55,8 +56,8 @@ class JointOptions:
     alpha: float | None = None
     beta: float | None = None
     gamma: float | None = None
-    chunk: int = 1024
-    tolerance: float = 0.01
+    chunk: int = 512
+    tolerance: float = 0.03
     variant: Variant = "exact"
 
     def __post_init__(self) -> None:
@@ -80,16 +81,20 @@ class Text:
     Attributes:
         inputs: batch after batch, in the type that forward products are computed in.
         outputs: of the dense network, its last bias subtracted.
+        squares: the sum of their squares.
     """
 
     inputs: Sequence[Tokens]
     outputs: Sequence[Tokens]
+    squares: float
 
     @classmethod
     def of(cls, network: Network, dense: Matrices, inputs: Sequence[Tokens], chunk: int) -> "Text":
         """Both, in chunks of so many tokens."""
         pieces = [piece for batch in inputs for piece in torch.split(batch, chunk)]
-        return cls(pieces, [linear(network.features(dense, X).to(X.dtype), dense[-1], None) for X in pieces])
+        weights = cast(dense, pieces)
+        outputs = [linear(network.features(weights, X).to(X.dtype), weights[-1], None) for X in pieces]
+        return cls(pieces, outputs, sum(float(Y.square().sum(dtype=torch.float64)) for Y in outputs))
 
     def probe(self, n_tokens: int = PROBE_TOKENS) -> tuple[Tokens, Tokens]:
         """Some of it, spread evenly: the same whatever the chunks are."""
@@ -108,27 +113,33 @@ class Moments:
     Args:
         weights: of the layer.
         read: the Hessian of what it reads, if that is known already.
+        squares: of what it should give, the sum, if the error is asked for.
     """
 
-    def __init__(self, weights: Weights, read: Hessian | None = None) -> None:
+    def __init__(self, weights: Weights, read: Hessian | None = None, squares: float = math.nan) -> None:
         self.hessian = read or Hessian.empty(weights.shape[1], device=weights.device)
         self.known = read is not None
         self.cross = torch.zeros_like(weights)
-        self.squares = 0.0
+        self.squares = squares
 
     @classmethod
     def of_outputs(cls, weights: Weights, read: Hessian) -> "Moments":
         """Towards what a layer itself gives."""
-        result, H = cls(weights, read), read.total
-        result.cross = weights @ H
-        result.squares = float((result.cross.double() * weights.double()).sum())
+        result = cls(weights, read)
+        result.cross = weights @ read.total
         return result
 
     def add(self, read: Tokens, given: Tokens) -> None:
         if not self.known:
             self.hessian.add(read)
         self.cross.addmm_(given.t(), read.float())
-        self.squares += float(given.square().sum(dtype=torch.float64))
+
+    def move(self, read: Tokens, by: Tokens) -> None:
+        """Adds to what is given for what is read, whose Hessian is known.
+
+        The product is computed in the type of what is read: it decides where a search looks, not what it finds.
+        """
+        self.cross += by.to(read.dtype).t() @ read
 
     def error(self, weights: Weights) -> float:
         """``|W X - T|^2 / |T|^2``."""
@@ -158,7 +169,7 @@ class Solution:
     Attributes:
         weights: of every layer, zero where they go.
         keep: which stay.
-        errors: of the output, relative and squared, after every round; the first is the local step's.
+        errors: of the output, relative and squared: of the local step, with the masks of the whole, after all rounds.
         moments: of what the last layer reads.
     """
 
@@ -199,30 +210,29 @@ class JointProblem:
         local = self.local()
         if options.iterations == 1:
             return local
-        best = min(local, self.masked(), key=lambda found: found.errors[-1])
-        return self.improved(replace(best, errors=local.errors), options, best.errors[-1])
+        start = min(local, self.masked(), key=lambda found: found.errors[-1])
+        return self.improved(replace(start, errors=(*local.errors, *start.errors)), options)
 
-    def improved(self, start: Solution, options: JointOptions, least: float | None = None) -> Solution:
-        """Rounds of auxiliary variables from some weights on, masks as they are, as long as they lower the error.
+    def improved(self, start: Solution, options: JointOptions) -> Solution:
+        """Rounds of auxiliary variables from some weights on, masks as they are, as long as they pay.
 
         Args:
             start: where to begin, and the errors to go on from.
             options: how many rounds, penalties.
-            least: the error of where to begin, if it isn't the last of ``start``.
         """
         if options.iterations == 1:
             return start
-        best, errors, scales = start, [*start.errors], self._scales(options)
-        least = errors[-1] if least is None else least
+        weights, scales = start.weights, self._scales(options)
         for _ in range(options.iterations - 1):
-            turned = self._turned(best, scales)
-            if turned.errors[-1] >= least:
+            weights, gain = self._turned(weights, start.keep, scales)
+            if gain < options.tolerance:
                 break
-            gain, best, least = least - turned.errors[-1], turned, turned.errors[-1]
-            errors.append(least)
-            if gain < options.tolerance * least:
-                break
-        return replace(best, errors=(*errors[: len(start.errors)], *(errors[len(start.errors) :] or [least])))
+        moments = self.of_last(weights)
+        last = self._fitted(-1, weights[-1], start.keep[-1], moments, STEPS)
+        least, error = start.errors[-1], moments.error(last)
+        if error >= least:
+            return replace(start, errors=(*start.errors, least))
+        return Solution([*weights[:-1], last], start.keep, (*start.errors, error), moments)
 
     def local(self) -> Solution:
         """Every layer pruned on its own, behind those before it."""
@@ -244,23 +254,19 @@ class JointProblem:
                 moments = self._towards_dense(weights, layer)
             scale = _row_scale(credit[layer]) if self.by_row else 1.0
             stays, chosen = self.choose(layer, self.dense[layer] * scale, moments[layer].hessian)
-            weights[layer] = self._fitted(layer, chosen / scale, stays, moments[layer], REFIT_STEPS)
+            weights[layer] = self._fitted(layer, chosen / scale, stays, moments[layer], STEPS)
             keep.append(stays)
         last = self.of_last(weights)
         stays, chosen = self.choose(len(keep), last.fitted(self.damping, self.dense[-1]), last.hessian)
-        weights[-1] = self._fitted(-1, chosen, stays, last, REFIT_STEPS)
+        weights[-1] = self._fitted(-1, chosen, stays, last, STEPS)
         return Solution(weights, [*keep, stays], (last.error(weights[-1]),), last)
 
-    def _turned(self, now: Solution, scales: Scales) -> Solution:
-        """One round: auxiliary variables, hidden weights towards them, as far as it pays, and the last layer."""
-        aims = self._aims(now.weights, scales)
-        weights = [*now.weights]
-        for layer, aim in enumerate(aims):
-            weights[layer] = self._fitted(layer, weights[layer], now.keep[layer], aim, TURN_STEPS)
-        weights = self._searched(now.weights, weights)
-        moments = self.of_last(weights)
-        weights[-1] = self._fitted(-1, weights[-1], now.keep[-1], moments, TURN_STEPS)
-        return Solution(weights, now.keep, (moments.error(weights[-1]),), moments)
+    def _turned(self, now: Matrices, keep: Sequence[Keep], scales: Scales) -> tuple[list[Weights], float]:
+        """One round: auxiliary variables, hidden weights towards them, as far as it pays; and what it gains."""
+        towards = [*now]
+        for layer, aim in enumerate(self._aims(now, scales)):
+            towards[layer] = self._fitted(layer, now[layer], keep[layer], aim, TURN_STEPS)
+        return self._searched(now, towards)
 
     def _fitted(self, layer: int, start: Weights, keep: Keep, moments: Moments, steps: int) -> Weights:
         """A layer's weights inside their mask; those of inputs that are never there stay as they are."""
@@ -268,8 +274,11 @@ class JointProblem:
         silent = moments.hessian.squares == 0
         return torch.where(silent, self.dense[layer] * keep, refit(start, keep, H, target, steps=steps))
 
-    def _searched(self, old: Matrices, new: Matrices) -> list[Weights]:
-        """The weights from the old ones along the new ones that err least on a sample of the text."""
+    def _searched(self, old: Matrices, new: Matrices) -> tuple[list[Weights], float]:
+        """The weights from the old ones along the new ones that err least on a sample of the text.
+
+        And the share of the old ones' error that they don't make.
+        """
         X, Y = self.text.probe()
 
         def at(length: float) -> list[Weights]:
@@ -280,13 +289,16 @@ class JointProblem:
             given = linear(self.network.features(weights, X).to(X.dtype), weights[-1], None)
             return float((Y - given).square().sum(dtype=torch.float64))
 
-        best, least, length = 0.0, error(0.0), 1.0
+        before = least = error(0.0)
+        best, length = 0.0, 1.0
         while length <= LONGEST and (found := error(length)) < least:
             best, least, length = length, found, 2 * length
         length = 0.5
         while not best and length >= 1 / LONGEST:
-            best, length = (length if error(length) < least else 0.0), length / 2
-        return at(best)
+            if (found := error(length)) < least:
+                best, least = length, found
+            length /= 2
+        return at(best), 1 - least / max(before, 1e-300)
 
     def hessian(self, weights: Matrices, layer: int) -> Hessian:
         """Of what a hidden layer reads behind some weights."""
@@ -299,7 +311,7 @@ class JointProblem:
 
     def of_last(self, weights: Matrices) -> Moments:
         """What the last layer reads behind some weights, and should give."""
-        result = Moments(self.dense[-1])
+        result, weights = Moments(self.dense[-1], squares=self.text.squares), cast(weights, self.text.inputs)
         for X, Y in zip(self.text.inputs, self.text.outputs, strict=True):
             result.add(self.network.features(weights, X), Y)
         return result
@@ -319,12 +331,19 @@ class JointProblem:
     def _aims(self, weights: Matrices, scales: Scales) -> list[Moments]:
         """Of all hidden layers and their auxiliary variables."""
         sources = self.network.sources
-        result = [Moments(W, None if source else self.read) for W, source in zip(weights, sources, strict=False)]
-        gains = self.network.gains(weights, scales)
+        result = [
+            Moments(W) if source else Moments.of_outputs(W, self.read)
+            for W, source in zip(weights, sources, strict=False)
+        ]
+        gains = cast(self.network.gains(weights, scales), self.text.inputs)
+        weights = cast(weights, self.text.inputs)
         for X, Y in zip(self.text.inputs, self.text.outputs, strict=True):
             wanted = self.network.wanted(weights, gains, X, Y, scales)
             for moments, aim in zip(result, wanted, strict=True):
-                moments.add(aim.read, aim.given)
+                if moments.known:
+                    moments.move(X, aim.moved)
+                else:
+                    moments.add(aim.read, aim.given)
         return result
 
     def _scales(self, options: JointOptions) -> Scales:
@@ -353,6 +372,11 @@ class JointProblem:
             given = nudged.features([W.detach() for W in self.dense], X.clone().float()) @ self.dense[-1].t()
             gradients = torch.autograd.grad((given * signs).sum(), nudges)
         return [g.square().mean(dim=0) for g in gradients]
+
+
+def cast(weights: Matrices, inputs: Sequence[Tokens]) -> Matrices:
+    """The weights in the type that forward products are computed in, once for all of the text."""
+    return [W.to(inputs[0].dtype) for W in weights]
 
 
 def _row_scale(credit: Float[torch.Tensor, " rows"]) -> Float[torch.Tensor, "rows 1"]:

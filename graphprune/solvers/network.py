@@ -11,7 +11,7 @@ Both are linear layers with activations between them, and both can tell
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -52,10 +52,12 @@ class Wanted:
     Attributes:
         read: what it reads.
         given: what it should give, its bias subtracted.
+        moved: how much that is more than what it gives now.
     """
 
     read: Tokens
     given: Tokens
+    moved: Tokens
 
 
 def linear(X: Tokens, W: torch.Tensor, bias: Bias) -> Tokens:
@@ -102,7 +104,7 @@ class Gated:
         p = read_by(weights[2].to(X.dtype), gains[0], Y, self.phi(s) * z)
         up = factor_of(p, self.phi(s), z, scales.alpha[1], gamma)
         gate = activation_input(self.phi, p, up, s, scales.alpha[0], gamma)
-        return [Wanted(X, without(gate, self.biases[0])), Wanted(X, without(up, self.biases[1]))]
+        return [Wanted(X, without(gate, self.biases[0]), gate - s), Wanted(X, without(up, self.biases[1]), up - z)]
 
 
 @dataclass(frozen=True)
@@ -151,13 +153,13 @@ class Chain:
             gamma, alpha = scales.gamma[layer], scales.alpha[layer]
             a[layer] = read_by(weights[layer + 1].to(X.dtype), gains[layer], target, a[layer])
             if layer + 1 < len(z):
-                result[-1] = Wanted(a[layer], result[-1].given)
+                result[-1] = replace(result[-1], read=a[layer])
             if self.phis[layer] is torch.relu:
-                z[layer] = relu_input(a[layer], z[layer], alpha, gamma)
+                should = relu_input(a[layer], z[layer], alpha, gamma)
             else:
-                z[layer] = activation_input(self.phis[layer], a[layer], 1.0, z[layer], alpha, gamma)
-            target = without(z[layer], self.biases[layer])
-            result.append(Wanted(X, target))
+                should = activation_input(self.phis[layer], a[layer], 1.0, z[layer], alpha, gamma)
+            target = without(should, self.biases[layer])
+            result.append(Wanted(X, target, should - z[layer]))
         return result[::-1]
 
 

@@ -4,8 +4,9 @@ python -m tests.benchmarks.sparsellm --calibration VALID --text TEST -o RESULTS.
 
 Every run is one line of RESULTS, so that a run that was stopped goes on where it was; the table is of all lines there.
 The MLP error is the mean over pruned blocks of ``|Y - Y'|^2 / |Y|^2`` on the calibration text, ``Y`` what the dense MLP
-gives for what it reads behind the pruned blocks. ``first half`` is the paper's protocol: only the first half of the
-blocks is pruned. Nothing is chosen by the evaluation text.
+gives for what it reads behind the pruned blocks. ``first_half`` is the paper's protocol: only the first half of the
+blocks is pruned. Blocks are pruned one after the other, so those are the first half of what pruning all of them gives,
+and no run of their own. Nothing is chosen by the evaluation text.
 """
 
 import argparse
@@ -21,12 +22,12 @@ import torch
 from graphprune import Model, load_model
 from graphprune.calibration.text import read_text, spread, windows
 from graphprune.evaluation.perplexity import perplexity
-from graphprune.methods import Recipe
+from graphprune.methods import Recipe, layers_of
 from graphprune.models.model import build_causal_lm
 from graphprune.pruning import Evidence, apply
 from graphprune.solvers.joint import JointOptions
 from graphprune.solvers.mlp import MLP_ERROR
-from graphprune.surgery.cut import zeroed
+from graphprune.solvers.sequential import Overlaid
 from tests.benchmarks.engine import watched
 from tests.benchmarks.results import Results
 
@@ -38,6 +39,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "wanda": {"method": "wanda", "compensation": "sparsellm", "joint": JointOptions(iterations=1)},
     "wanda, sparsellm": {"method": "wanda", "compensation": "sparsellm"},
 }
+BLOCKS = ("all", "first_half")
 AMOUNTS = ("0.5", "0.6", "0.7", "0.8", "0.9", "2:4")
 
 
@@ -52,7 +54,6 @@ def main() -> None:
     parser.add_argument("--max-windows", type=int, default=24)
     parser.add_argument("--amounts", nargs="+", default=AMOUNTS, help="sparsities and patterns")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["sparsegpt", "sparsellm"])
-    parser.add_argument("--blocks", nargs="+", default=["all", "first_half"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
     sizes = {"n_samples": args.n_samples, "seq_len": args.seq_len}
@@ -60,47 +61,44 @@ def main() -> None:
     model = load_model(args.model)
     rows = spread(windows(model.tokenizer, read_text(args.text), args.seq_len), args.max_windows)
     found = []
-    for blocks, amount, seed, method in product(args.blocks, args.amounts, args.seeds, args.methods):
-        key = {"blocks": blocks, "amount": amount, "seed": seed, "method": method}
+    for amount, seed, method in product(args.amounts, args.seeds, args.methods):
+        key = {"amount": amount, "seed": seed, "method": method}
         evidence = Evidence.of_text(model, args.calibration, seed=seed, **sizes)
-        run = partial(measured, model, evidence, rows, blocks, amount, METHODS[method])
-        found.append(results.of(key, run))
+        found.append(results.of(key, partial(measured, model, evidence, rows, amount, METHODS[method])))
     _show(found, args)
 
 
 def measured(
-    model: Model, evidence: Evidence, rows: torch.Tensor, blocks: str, amount: str, choices: dict[str, Any]
+    model: Model, evidence: Evidence, rows: torch.Tensor, amount: str, choices: dict[str, Any]
 ) -> dict[str, Any]:
-    """Perplexity, the mean error of the MLPs, seconds and memory of one run."""
-    pattern = amount if ":" in amount else "unstructured"
-    recipe = Recipe.of(**{**choices, "pattern": pattern, "blocks": blocks})
+    """Perplexity and the mean error of the MLPs, of all blocks pruned and of the first half; seconds and memory."""
+    recipe = Recipe.of(**{**choices, "pattern": amount if ":" in amount else "unstructured"})
     start = time.perf_counter()
     with watched() as memory:
         cutting = apply(recipe, recipe.sparsity(None if ":" in amount else float(amount)), evidence)
     seconds = time.perf_counter() - start
-    if cutting.operated is None:
+    operated = cutting.operated
+    if operated is None:
         raise AssertionError("the engine ran")
-    errors = [float(note[-1]) for name, note in cutting.operated.notes.items() if name.startswith(MLP_ERROR)]
-    parameters = zeroed(cutting.model.parameters, model.units, cutting.mask)
-    network: Any = build_causal_lm(model.config, parameters, None, model.preferred_dtype()).eval()
-    return {
-        "perplexity": perplexity(network, rows),
-        "mlp_error": sum(errors) / len(errors),
-        "seconds": round(seconds, 1),
-        "solver": round(cutting.operated.seconds["solver"], 1),
-        "megabytes": round(memory[-1] - memory[0]),
-    }
+    result: dict[str, Any] = {}
+    for blocks in BLOCKS:
+        layers = layers_of(blocks, model.architecture.n_layers)
+        changed = {k: W for k, W in operated.parameters.items() if model.architecture.layer_of(k) in layers}
+        network: Any = build_causal_lm(model.config, Overlaid(model.parameters, changed), None, model.preferred_dtype())
+        errors = [float(operated.notes[f"{MLP_ERROR}.{layer}"][-1]) for layer in layers]
+        result[blocks] = {"perplexity": perplexity(network.eval(), rows), "mlp_error": statistics.mean(errors)}
+    solver = operated.seconds["solver"]
+    return result | {"seconds": seconds, "solver": solver, "megabytes": round(memory[-1] - memory[0])}
 
 
 def _show(lines: list[dict[str, Any]], args: argparse.Namespace) -> None:
-    for blocks in args.blocks:
-        there = [line for line in lines if line["blocks"] == blocks]
+    for blocks in BLOCKS:
         for what, digits in (("perplexity", 1), ("mlp_error", 4)):
             print(f"\n| {blocks}: {what} | " + " | ".join(args.amounts) + " | seconds |")
             print("|---" * (len(args.amounts) + 2) + "|")
             for method in args.methods:
-                own = [line for line in there if line["method"] == method]
-                cells = [_cell([line[what] for line in own if line["amount"] == a], digits) for a in args.amounts]
+                own = [line for line in lines if line["method"] == method]
+                cells = [_cell([line[blocks][what] for line in own if line["amount"] == a], digits) for a in args.amounts]
                 seconds = statistics.median([line["seconds"] for line in own] or [0])
                 print(f"| {method} | " + " | ".join(cells) + f" | {seconds:.0f} |")
 

@@ -91,7 +91,7 @@ def test_the_result_never_errs_more_than_every_layer_on_its_own(
     assert found.errors[-1] == pytest.approx(together, **near)
     assert together <= alone * (1 + 1e-4) + 1e-5
     assert all(after <= before for before, after in pairwise(found.errors))
-    assert len(found.errors) <= max(iterations, 1)
+    assert len(found.errors) == (1 if iterations == 1 else 3)
     if iterations == 1:
         assert all(torch.equal(a, b) for a, b in zip(found.weights, local.weights, strict=True))
 
@@ -100,7 +100,6 @@ def test_the_result_never_errs_more_than_every_layer_on_its_own(
 def test_it_pays(what: str, phi: str) -> None:
     errors = [case(what, phi, 0.6, seed=seed).problem.solve(JointOptions(iterations=6)).errors for seed in range(5)]
     assert np.mean([found[-1] / found[0] for found in errors]) < 0.7
-    assert all(len(found) > 2 for found in errors)
 
 
 @kinds

@@ -203,6 +203,16 @@ def test_blocks_that_are_not_named_stay_as_they_are_and_the_sparsity_is_of_the_o
 
 
 @methods
+def test_what_becomes_of_the_first_blocks_does_not_depend_on_those_behind_them(method: Any) -> None:
+    model = decoder("llama", num_hidden_layers=4)
+    whole, half = (
+        operated(made(model, compensation=method, blocks=blocks)).parameters for blocks in ("all", "first_half")
+    )
+    assert half.keys() < whole.keys()
+    assert all(torch.equal(half[name], whole[name]) for name in half)
+
+
+@methods
 def test_a_run_that_lost_its_last_blocks_goes_on_to_the_same_bits(method: Any, tmp_path: Path) -> None:
     model = decoder("llama", num_hidden_layers=3)
     whole = operated(made(model, compensation=method, journal=Journal(tmp_path)))

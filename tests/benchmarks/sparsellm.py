@@ -98,7 +98,9 @@ def _show(lines: list[dict[str, Any]], args: argparse.Namespace) -> None:
             print("|---" * (len(args.amounts) + 2) + "|")
             for method in args.methods:
                 own = [line for line in lines if line["method"] == method]
-                cells = [_cell([line[blocks][what] for line in own if line["amount"] == a], digits) for a in args.amounts]
+                cells = [
+                    _cell([line[blocks][what] for line in own if line["amount"] == a], digits) for a in args.amounts
+                ]
                 seconds = statistics.median([line["seconds"] for line in own] or [0])
                 print(f"| {method} | " + " | ".join(cells) + f" | {seconds:.0f} |")
 

@@ -1,6 +1,6 @@
 """What the sequential engine costs: seconds by what they went on, and memory, SlimGPT beside random without repair.
 
-python -m tests.benchmarks.engine --model smollm2-135m --calibration VALID
+python -m tests.benchmarks.engine --calibration VALID [--model MODEL] [--methods sparsegpt sparsellm --sparsity 0.7]
 
 They run alternately, each in a process of its own, with the machine to themselves; medians. Memory is the most that was
 resident and not mapped from a file (the checkpoint is), looked at two hundred times a second, over what it was before
@@ -23,8 +23,6 @@ from graphprune import load_model
 from graphprune.methods import Recipe
 from graphprune.pruning import Evidence, apply
 
-RUNS = {"random, no repair": "random", "slimgpt": "slimgpt", "graphslim": "graphslim"}
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -33,28 +31,29 @@ def main() -> None:
     parser.add_argument("--n-samples", type=int, default=32)
     parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--sparsity", type=float, default=0.2)
+    parser.add_argument("--methods", nargs="+", default=["random", "slimgpt", "graphslim"])
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--one", help="run this method once and print what it cost")
     args = parser.parse_args()
     if args.one:
         print(json.dumps(once(args)))
         return
-    found: dict[str, list[dict[str, float]]] = {label: [] for label in RUNS}
+    found: dict[str, list[dict[str, float]]] = {method: [] for method in args.methods}
     for _ in range(args.repeat):
-        for label, method in RUNS.items():
+        for method in args.methods:
             command = [sys.executable, "-m", "tests.benchmarks.engine", *sys.argv[1:], "--one", method]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found[label].append(json.loads(done.stdout.splitlines()[-1]))
+            found[method].append(json.loads(done.stdout.splitlines()[-1]))
     keys = ("forward", "statistics", "solver", "engine", "all", "MB")
     print(f"{args.model}, {args.sparsity:.0%}, {args.n_samples} x {args.seq_len} tokens; medians of {args.repeat}\n")
     print("| | forward passes | Hessians | solver | engine | all | ratio | peak MB | must be there, MB |")
     print("|---" * 9 + "|")
     base = 0.0
-    for label, runs in found.items():
+    for method, runs in found.items():
         middle = {key: statistics.median(run[key] for run in runs) for key in keys}
         base = base or middle["all"]
         seconds = " | ".join(f"{middle[key]:.1f} s" for key in keys[:5])
-        print(f"| {label} | {seconds} | {middle['all'] / base:.2f} | {middle['MB']:.0f} | {runs[0]['needed']:.0f} |")
+        print(f"| {method} | {seconds} | {middle['all'] / base:.2f} | {middle['MB']:.0f} | {runs[0]['needed']:.0f} |")
 
 
 def once(args: argparse.Namespace) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from graphprune.models.architecture import Decoder, Perceptron
 from graphprune.models.data import check_inputs, read_examples
 from graphprune.models.model import Model
 from graphprune.models.naming import Naming, Place
+from graphprune.models.streamed import StreamedDecoder
 
 
 def calibrate(
@@ -43,7 +45,7 @@ def calibrate(
         dtype: of the forward pass; sums are kept in float64.
         device: of the forward pass.
 
-    Cost: one forward pass without the output embedding.
+    Cost: one forward pass without the output embedding, with one block and the hidden states in memory.
 
     Raises:
         InputError: the text is missing, empty, too short or not UTF-8.
@@ -181,16 +183,49 @@ def site_sizes(model: Model) -> dict[str, int]:
 def _decoder_sums(
     model: Model, rows: torch.Tensor, *, dtype: torch.dtype | None, device: str
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    network: Any = model.module(dtype=dtype, device=device)
     sums = _Accumulator()
     before, after = sites(model.decoder)
     sizes = site_sizes(model)
     inputs = {name: partial(sums.add, site, sizes[site]) for name, site in before.items()}
     outputs = {name: partial(sums.add, site, sizes[site]) for name, site in after.items()}
-    with torch.inference_mode(), hooked(network, model.naming, inputs, outputs):
-        for row in progress(rows, "calibrating", unit="window"):
-            network.base_model(input_ids=row[None].to(device), use_cache=False)
+    watch(StreamedDecoder(model, dtype=dtype, device=device), rows, inputs, outputs, "calibrating")
     return sums.checked()
+
+
+def watch(
+    network: StreamedDecoder,
+    rows: Shaped[torch.Tensor, "windows seq_len"],
+    before: Mapping[str, Callable[..., None]],
+    after: Mapping[str, Callable[..., None]],
+    what: str,
+) -> None:
+    """Sends windows through a decoder, block after block and one by one, and calls what is given as `hooked` does.
+
+    Args:
+        network: the decoder.
+        rows: the windows.
+        before: what is shown the input of a part, by its canonical name: a block, a module of one, or ``model.norm``.
+        after: what is shown the output of a module of a block.
+        what: the name on the progress bar.
+    """
+    decoder = network.model.decoder
+    hidden, settings = network.settings(rows)
+    naming = replace(network.naming, body="")  # names within the body
+    with torch.inference_mode():
+        for layer in progress(range(decoder.n_layers), what, unit="block"):
+            inside = decoder.block(layer)
+            inputs, outputs = (_inside(inside, hooks) for hooks in (before, after))
+            with network.entered(f"layers.{layer}") as block, hooked(network.body, naming, inputs, outputs):
+                for window in hidden:
+                    output = block(window[None], **settings[layer])
+                    window[:] = (output[0] if isinstance(output, tuple) else output)[0]
+        for window in hidden if "model.norm" in before else ():
+            before["model.norm"](window[None])
+
+
+def _inside(block: str, hooks: Mapping[str, Callable[..., None]]) -> dict[str, Callable[..., None]]:
+    """Those of a block, and of the parts in it."""
+    return {name: call for name, call in hooks.items() if f"{name}.".startswith(block)}
 
 
 def _perceptron_sums(

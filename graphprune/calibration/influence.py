@@ -1,16 +1,15 @@
 """How much each attention and MLP turns the residual stream (ShortGPT, Men et al. 2024)."""
 
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
 
-from graphprune.calibration.forward import hooked
+from graphprune.calibration.forward import watch
 from graphprune.core.errors import InputError, ModelError
-from graphprune.core.progress import progress
 from graphprune.core.scores import BLOCK
 from graphprune.models.model import Model
+from graphprune.models.streamed import StreamedDecoder
 
 
 def influence(
@@ -25,7 +24,7 @@ def influence(
     Math: ``1 - mean_t cos(x_t, x_t + f(x)_t)`` over all tokens, with ``x`` the stream that a sub-block ``f`` finds. In
     a parallel block both find the same. The paper scores whole blocks; here either half can go alone.
 
-    Cost: one forward pass without the output embedding.
+    Cost: one forward pass without the output embedding, with one block and the hidden states in memory.
 
     Raises:
         InputError: the model is a perceptron, or its layers differ; or there is no text.
@@ -34,7 +33,6 @@ def influence(
     decoder = model.decoder
     if not rows.numel():
         raise InputError("there is no calibration text to measure influence on")
-    network: Any = model.module(dtype=dtype, device=device)
     seen = _Stream(is_parallel=decoder.parallel)
     family = decoder.family
     before, after = {}, {}
@@ -42,9 +40,7 @@ def influence(
         before[decoder.block(layer).rstrip(".")] = seen.enter
         after[decoder.parameter(layer, family.attention_post_norm or "o_proj")] = partial(seen.add, f"{layer}.attn")
         after[decoder.parameter(layer, family.mlp_post_norm or "down_proj")] = partial(seen.add, f"{layer}.mlp")
-    with torch.inference_mode(), hooked(network, model.naming, before, after):
-        for row in progress(rows, "measuring influence", unit="window"):
-            network.base_model(input_ids=row[None].to(device), use_cache=False)
+    watch(StreamedDecoder(model, dtype=dtype, device=device), rows, before, after, "measuring influence")
     scores = {f"{BLOCK}.{name}": (total / rows.numel()).float().reshape(1).cpu() for name, total in seen.turned.items()}
     for name, score in scores.items():
         if not bool(torch.isfinite(score)):

@@ -3,14 +3,11 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from graphprune.core.errors import FormatError, ModelError
-from graphprune.core.io import file_digest, open_tensors, opened_tensors, read_json
-
-READS = 16
+from graphprune.core.io import file_digest, opened_tensors, read_json
 
 
 def check_finite(name: str, tensor: torch.Tensor, where: str) -> None:
@@ -28,15 +25,14 @@ def check_finite(name: str, tensor: torch.Tensor, where: str) -> None:
 class Checkpoint(Mapping[str, torch.Tensor]):
     """The parameters of a folder by name. A tensor is mapped when asked for and checked once for NaN and infinity.
 
-    A file is closed after a few reads, so memory shows little more than the tensors in use.
+    What was read stays in memory as long as its file is mapped, so every tensor has a mapping of its own: when it is
+    dropped, its pages are.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._file_of = self._index()
         self._checked: set[str] = set()
-        self._open: tuple[Path, Any] | None = None
-        self._reads = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         for path in sorted(set(self._file_of.values())):
@@ -65,16 +61,10 @@ class Checkpoint(Mapping[str, torch.Tensor]):
             )
         raise ModelError(f"{self.folder} holds no model.safetensors")
 
-    def _reader(self, path: Path) -> Any:
-        """The open file. It is opened anew after some reads, since what was read stays mapped while it is open."""
-        if self._open is None or self._open[0] != path or self._reads >= READS:
-            self._open, self._reads = (path, open_tensors(path)), 0
-        self._reads += 1
-        return self._open[1]
-
     def __getitem__(self, name: str) -> torch.Tensor:
         path = self._file_of[name]
-        tensor: torch.Tensor = self._reader(path).get_tensor(name)
+        with opened_tensors(path) as file:
+            tensor: torch.Tensor = file.get_tensor(name)
         if name not in self._checked:
             check_finite(name, tensor, str(path))
             self._checked.add(name)

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,7 +68,7 @@ class Model:
         if config.get("model_type") != "perceptron":
             check_supported(stock_config(config))
         checkpoint = Checkpoint(folder)
-        parameters = _naming(config).canonical(checkpoint)
+        parameters = naming_of_config(config).canonical(checkpoint)
         form = _form(config, _shapes(parameters))
         return cls(name or str(folder), form, config, parameters, checkpoint.identity(), folder)
 
@@ -85,7 +86,7 @@ class Model:
             check_supported(stock_config(config))
             tied = {"lm_head.weight"} if config.get("tie_word_embeddings") else set()
             state = {k: v.detach() for k, v in module.state_dict().items() if k not in tied}
-            parameters = _naming(config).canonical(state)
+            parameters = naming_of_config(config).canonical(state)
         else:
             architecture, parameters = read_perceptron(module)
             config = perceptron_config(architecture)
@@ -247,33 +248,39 @@ class Model:
 
 
 def build_causal_lm(
-    config: Mapping[str, Any], parameters: Mapping[str, torch.Tensor], folder: Path | None, dtype: torch.dtype
+    config: Mapping[str, Any],
+    parameters: Mapping[str, torch.Tensor],
+    folder: Path | None,
+    dtype: torch.dtype,
+    *,
+    device_map: Mapping[str, str] | str | None = None,
 ) -> nn.Module:
     """A `transformers` causal language model with these parameters, by canonical name, or with a folder's.
+
+    Args:
+        config: of the model.
+        parameters: by canonical name; not looked at if there is a folder.
+        folder: a checkpoint.
+        dtype: of the forward passes.
+        device_map: where each part goes, as in `accelerate`, for a folder also to the disk; all to the CPU by default.
 
     Raises:
         ModelError: parameters are missing or don't fit.
     """
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    naming = _naming(config)
+    naming = naming_of_config(config)
+    options = {"dtype": dtype, "output_loading_info": True, "device_map": device_map}
+    _hush()
     try:
         if folder is not None:
-            loaded = AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=dtype, local_files_only=True, output_loading_info=True
-            )
+            loaded = AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True, **options)
         else:
             settings = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
             stock = naming.stock(parameters)
+            state = {name: stock[name] for name in stock}
             loaded = MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)].from_pretrained(
-                None,
-                config=settings,
-                state_dict={name: stock[name] for name in stock},
-                dtype=dtype,
-                output_loading_info=True,
+                None, config=settings, state_dict=state, **options
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"transformers cannot load the model: {error}") from error
@@ -285,7 +292,16 @@ def build_causal_lm(
     return cast("nn.Module", module)
 
 
-def _naming(config: Mapping[str, Any]) -> Naming:
+def _hush() -> None:
+    """Keeps transformers and accelerate from talking about how a model is loaded."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    getLogger("accelerate.big_modeling").setLevel(ERROR)
+
+
+def naming_of_config(config: Mapping[str, Any]) -> Naming:
     """What the stock class of a configuration calls its parameters.
 
     Raises:

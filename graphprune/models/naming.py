@@ -168,6 +168,13 @@ class Naming:
                 return there + stock.removeprefix(here)
         return stock
 
+    def in_network(self, stored: str) -> str:
+        """What a parameter of a file is called in the network."""
+        for there, here in self.files.items():
+            if stored.startswith(there):
+                return here + stored.removeprefix(there)
+        return stored
+
     def canonical(self, stock: Tensors) -> Tensors:
         """A stock network's parameters by canonical name, read when they are needed.
 
@@ -233,8 +240,7 @@ def _by_stock_name(stored: Tensors, naming: Naming) -> dict[str, str]:
     complete = any(name.startswith(naming.body) for name in names)
     result = {}
     for name in names:
-        found = next((start for start in naming.files if name.startswith(start)), "")
-        new = naming.files[found] + name.removeprefix(found) if found else name
+        new = naming.in_network(name)
         result[new if complete or new.startswith(HEAD) else naming.body + new] = name
     return result
 

@@ -3,9 +3,11 @@
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import nn
 
 from graphprune.core.errors import ModelError
@@ -89,32 +91,35 @@ class StreamedDecoder:
         names = dict.fromkeys(name.rpartition(".")[0] for name in self.model.shapes if name.startswith("model."))
         return tuple(name.removeprefix("model.") for name in names if not name.startswith(BLOCKS))
 
-    def settings(self, rows: torch.Tensor) -> tuple[torch.Tensor, list[Mapping[str, Any]]]:
-        """What the first block is given for some windows, and what else every block is called with."""
+    def settings(
+        self, rows: Int[torch.Tensor, "windows seq_len"]
+    ) -> tuple[Float[torch.Tensor, "windows seq_len d_model"], list[Mapping[str, Any]]]:
+        """What the first block is given for some windows, and what else every block is called with for any of them."""
         found: list[Mapping[str, Any]] = []
         entering: list[torch.Tensor] = []
-
         names = list(inspect.signature(self.layers[0].forward).parameters)
 
-        def instead(*args: Any, **kwargs: Any) -> torch.Tensor:
+        def instead(index: int, *args: Any, **kwargs: Any) -> torch.Tensor:
             given = dict(zip(names, args, strict=False)) | kwargs  # some classes give some of them by position
             hidden: torch.Tensor = given.pop("hidden_states")
-            if not entering:
+            if index == 0:
                 entering.append(hidden)
-            found.append(given)
+            if index == len(found):
+                found.append(given)
             return hidden
 
-        for layer in self.layers:
-            layer.forward = instead
+        for index, layer in enumerate(self.layers):
+            layer.forward = partial(instead, index)
         try:
             with torch.inference_mode(), ExitStack() as stack:
                 for part in self._outside:
                     stack.enter_context(self.entered(part))
-                self.body(input_ids=rows.to(self.device), use_cache=False)
+                for row in rows.to(self.device):
+                    self.body(input_ids=row[None], use_cache=False)
         finally:
             for layer in self.layers:
                 del layer.forward
-        return entering[0], found
+        return torch.cat(entering), found
 
 
 def _set(part: Any, name: str, value: torch.Tensor) -> None:

@@ -71,10 +71,7 @@ class Blocks:
     @classmethod
     def before_all(cls, network: StreamedDecoder, rows: Int[torch.Tensor, "windows seq_len"]) -> "Blocks":
         """What enters the first block."""
-        _, settings = network.settings(rows[:1])
-        size = max(1, BATCH_TOKENS // rows.shape[1])
-        hidden = torch.cat([network.settings(batch)[0] for batch in torch.split(rows, size)])
-        return cls(network, hidden, settings)
+        return cls(network, *network.settings(rows))
 
     @property
     def _batches(self) -> list[slice]:

@@ -338,6 +338,9 @@ class Noted(Mapping[str, torch.Tensor]):
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.journal.parameter(self.layers[name], name)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.layers
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.layers)
 
@@ -363,6 +366,9 @@ class Overlaid(Mapping[str, torch.Tensor]):
             return self.below[name]
         found = self.above[name]
         return found.to(self.below[name].dtype) if name in self.below else found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.above or name in self.below
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys([*self.below, *self.above]))

@@ -14,11 +14,14 @@ from graphprune.core.io import read_json, replacing_folder, save_tensors, write_
 from graphprune.core.mask import Mask
 from graphprune.core.progress import progress
 from graphprune.models.architecture import Decoder
-from graphprune.models.model import Model, build_causal_lm
-from graphprune.surgery.cut import zeroed
+from graphprune.models.checkpoint import Checkpoint
+from graphprune.models.model import Model, build_causal_lm, naming_of_config
+from graphprune.models.naming import Naming
+from graphprune.models.offloaded import offloaded
+from graphprune.surgery.cut import Plan
 from graphprune.surgery.shape import Rung, Shape, shape_of
 
-SHARD_BYTES = 2 << 30
+SHARD_BYTES = 1 << 30
 TOLERANCE = 1e-4
 LOADERS: dict[Rung, str] = {
     "uniform": "loads in stock transformers and whatever reads its checkpoints: all layers have the same width",
@@ -54,7 +57,9 @@ def save_pruned(model: Model, mask: Mask, folder: Path, *, rung: str = "auto") -
     """Writes the pruned model as a checkpoint and proves it: the folder appears only once its logits are right.
 
     The reference is the dense model with the removed units' weights set to zero, in float32, on 2 x 32 seeded tokens
-    (or fewer, where the model reads fewer at a time).
+    (or fewer, where the model reads fewer at a time). Both are read layer by layer.
+
+    Cost: the model is read twice, the checkpoint once; at most one shard is in memory.
 
     Raises:
         InputError: the mask doesn't allow the rung.
@@ -73,9 +78,9 @@ def save_pruned(model: Model, mask: Mask, folder: Path, *, rung: str = "auto") -
             raise GraphpruneError(
                 f"the saved checkpoint is wrong: its logits differ from the zeroed model's by up to {difference:.3g}"
             )
-    saved = Model.from_folder(folder)
-    n_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return Saved(folder, shape.rung, LOADERS[shape.rung], difference, saved.n_parameters, n_bytes)
+    saved = Checkpoint(folder)
+    n_parameters = sum(torch.Size(size).numel() for size in saved.shapes.values())
+    return Saved(folder, shape.rung, LOADERS[shape.rung], difference, n_parameters, saved.n_bytes)
 
 
 @dataclass(frozen=True)
@@ -90,11 +95,54 @@ class _Shaped(Mapping[str, torch.Tensor]):
             raise KeyError(name)
         return self.shape.parameter(name, self.model.parameters[name])
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.model.shapes and self.shape.has(str(name))
+
     def __iter__(self) -> Iterator[str]:
         return (name for name in self.model.shapes if self.shape.has(name))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+@dataclass(frozen=True)
+class _Zeroed(Mapping[str, torch.Tensor]):
+    """Parameters with what goes set to zero, each made when it is needed."""
+
+    parameters: Mapping[str, torch.Tensor]
+    plan: Plan
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.plan.zeroed(name, self.parameters[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.parameters
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parameters)
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+
+@dataclass(frozen=True)
+class _InFile(Mapping[str, torch.Tensor]):
+    """What lies in a checkpoint, by what the network calls it."""
+
+    checkpoint: Checkpoint
+    naming: Naming
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.checkpoint[self.naming.in_file(name)]
+
+    def __contains__(self, name: object) -> bool:
+        return self.naming.in_file(str(name)) in self.checkpoint
+
+    def __iter__(self) -> Iterator[str]:
+        return (self.naming.in_network(name) for name in self.checkpoint)
+
+    def __len__(self) -> int:
+        return len(self.checkpoint)
 
 
 def _write_weights(model: Model, shape: Shape, folder: Path) -> None:
@@ -103,9 +151,8 @@ def _write_weights(model: Model, shape: Shape, folder: Path) -> None:
     weight_map: dict[str, str] = {}
     for index, names in enumerate(progress(shards, "writing the checkpoint", unit="shard")):
         file = "model.safetensors" if len(shards) == 1 else f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {naming.in_file(name): stock[name] for name in names}
-        save_tensors(folder / file, tensors, {"format": "pt"})
-        weight_map |= dict.fromkeys(tensors, file)
+        save_tensors(folder / file, {naming.in_file(name): stock[name] for name in names}, {"format": "pt"})
+        weight_map |= dict.fromkeys(map(naming.in_file, names), file)
     if len(shards) > 1:
         write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
 
@@ -141,13 +188,15 @@ def _copy_companions(model: Model, folder: Path) -> None:
 
 def verify(model: Model, mask: Mask, folder: Path) -> tuple[float, float]:
     """The largest absolute difference of a checkpoint's logits to the zeroed model's, and the largest logit."""
-    reference = zeroed(model.parameters, model.units, mask)
+    reference = _Zeroed(model.parameters, Plan.of(mask, model.units))
     if isinstance(model.architecture, Decoder):
         vocabulary = int(model.shapes["model.embed_tokens.weight"][0])
         window = min(32, model.n_positions or 32)
         ids = torch.randint(vocabulary, (2, window), generator=torch.Generator().manual_seed(0))
-        expected = _logits(build_causal_lm(model.config, reference, None, torch.float32), ids)
-        found = _logits(build_causal_lm(read_json(folder / "config.json"), {}, folder, torch.float32), ids)
+        expected = _logits(offloaded(model.config, model.naming.stock(reference)), ids)
+        config = read_json(folder / "config.json")
+        build_causal_lm(config, {}, folder, torch.float32, device_map={"": "meta"})  # it loads, but isn't read
+        found = _logits(offloaded(config, _InFile(Checkpoint(folder), naming_of_config(config))), ids)
     else:
         width = model.architecture.sizes[0]
         inputs = torch.randn(32, width, generator=torch.Generator().manual_seed(0))

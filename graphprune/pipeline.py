@@ -7,8 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 from jaxtyping import Shaped
@@ -25,6 +24,7 @@ from graphprune.core.run import Run
 from graphprune.core.scores import BLOCK, Scores
 from graphprune.core.stats import VERSION as STATS_VERSION
 from graphprune.core.stats import CalibrationStats
+from graphprune.core.typed import choices, converted, fits
 from graphprune.core.units import HEAD, NEURON
 from graphprune.evaluation.evaluate import evaluate
 from graphprune.extraction.export import export, n_bytes
@@ -246,32 +246,15 @@ def measure_options(centrality: str, options: Mapping[str, Any]) -> dict[str, An
         if option not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise InputError(f"the centrality {centrality} has no option {option!r}; {has}")
-        if not _fits(hints[option], value):
+        if not fits(hints[option], value):
             raise InputError(f"the centrality {centrality}: {option} can't be {value!r}{_instead(hints[option])}")
-        parts = _parts(hints[option])
-        checked[option] = float(value) if type(value) is int and float in parts and int not in parts else value
+        checked[option] = converted(hints[option], value)
     return checked
-
-
-def _parts(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
-
-
-def _fits(hint: Any, value: object) -> bool:
-    """Whether a value that JSON can express is of a type; a whole number may stand for a float."""
-    if len(_parts(hint)) > 1:
-        return any(_fits(part, value) for part in _parts(hint))
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if hint is float:
-        return type(value) in {int, float}
-    return type(value) is hint
 
 
 def _instead(hint: Any) -> str:
     """The values there are to choose from, if they are few."""
-    names = [str(name) for part in _parts(hint) if get_origin(part) is Literal for name in get_args(part)]
-    return f"; it is {' or '.join(names)}" if names else ""
+    return f"; it is {' or '.join(choices(hint))}" if choices(hint) else ""
 
 
 def _top(values: Mapping[str, Any], n: int) -> list[dict[str, Any]]:

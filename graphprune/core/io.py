@@ -231,6 +231,48 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
 
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a file, whole and on the disk when this returns.
+
+    A writer that is killed leaves at most half a line, behind which the next one starts a new one.
+
+    Raises:
+        GraphpruneError: the disk is full or the file can't be written.
+    """
+    data = (line + "\n").encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a writer was killed within its last line
+                data = b"\n" + data
+            if os.write(descriptor, data) != len(data):
+                raise GraphpruneError(f"cannot write {path}: the disk is full")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if is_new:
+            flush(path.parent)
+    except OSError as error:
+        raise GraphpruneError(f"cannot write {path}: {os.strerror(error.errno or 0)}") from error
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """The lines of a file; none if it isn't there.
+
+    Raises:
+        FormatError: the file can't be read.
+    """
+    try:
+        return path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error.strerror}") from error
+
+
 def digest(value: object) -> str:
     """A short, stable hash of anything JSON can express: the key under which a finished step is found again."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)

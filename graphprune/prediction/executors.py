@@ -1,4 +1,4 @@
-"""Candidates on several cores or machines: processes of this machine, or a Ray cluster.
+"""Candidates, or the cells of a study, on several cores or machines: processes of this machine, or a Ray cluster.
 
 Ray schedules, retries what a lost worker was at, and limits memory; processes are the standard library's. Whatever
 comes back is stored at once by the one process that asked, so a worker that dies takes no finished pair with it.
@@ -7,11 +7,12 @@ comes back is stored at once by the one process that asked, so a worker that die
 import multiprocessing
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -19,18 +20,37 @@ from graphprune.core.errors import GraphpruneError, InputError
 from graphprune.core.progress import progress
 from graphprune.models.model import Model
 from graphprune.prediction.architecture import Architecture
-from graphprune.prediction.measure import Bench, Job
+from graphprune.prediction.measure import Job
 from graphprune.prediction.pairs import Pair, PairStore
 
 KINDS = ("local", "ray")
 RETRIES = 3
 PATIENCE = 10.0
-_benches: dict[str, Bench] = {}  # of this worker process
+_benches: dict[str, Callable[[Any], Any]] = {}  # of this worker process
+
+
+@runtime_checkable  # the shape checker asks
+class Work(Protocol):
+    """What is measured of items; small, and the same in every process."""
+
+    @property
+    def key(self) -> str:
+        """The same for work that measures the same."""
+        ...
+
+    @property
+    def folder(self) -> Path | None:
+        """Where other processes find the dense model; None if it is in memory alone."""
+        ...
+
+    def bench(self, model: Model | None = None) -> Callable[[Any], Any]:
+        """What measures an item, with the model, which is loaded if it isn't given."""
+        ...
 
 
 @dataclass(frozen=True)
 class Executor:
-    """Where candidates are measured.
+    """Where candidates, or cells of a study, are measured.
 
     Attributes:
         kind: `local` or `ray`.
@@ -58,20 +78,19 @@ class Executor:
         if self.address is not None:
             _knock(self.address)
 
-    def pairs(self, job: Job, model: Model, architectures: Sequence[Architecture]) -> Iterator[Pair]:
-        """Measures architectures; each pair comes as soon as it is there, in any order.
+    def results(self, work: Work, model: Model, items: Sequence[Any]) -> Iterator[Any]:
+        """Measures items; each result comes as soon as it is there, in any order.
 
         Raises:
             GraphpruneError: a worker was lost for good.
         """
         if self.kind == "ray":
-            return _by_ray(self, job, architectures)
-        if self.workers == 1 or len(architectures) < 2:
-            bench = Bench(job, model)
-            return (bench.measure(architecture) for architecture in architectures)
-        if job.folder is None:
+            return _by_ray(self, work, items)
+        if self.workers == 1 or len(items) < 2:
+            return map(work.bench(model), items)
+        if work.folder is None:
             raise InputError(f"{model.name} is in memory: other processes can't load it; use 1 worker")
-        return _by_processes(self.workers, job, architectures)
+        return _by_processes(self.workers, work, items)
 
 
 def measured(
@@ -86,21 +105,19 @@ def measured(
     known = store.pairs()
     missing = {made.key: made for made in architectures if made.key not in known}
     if missing:
-        found = executor.pairs(job, model, tuple(missing.values()))
+        found: Iterator[Pair] = executor.results(job, model, tuple(missing.values()))
         for pair in progress(found, "measuring", total=len(missing), unit="candidate"):
             store.append(pair)
             known[pair.architecture.key] = pair
     return [known[made.key] for made in architectures]
 
 
-def _by_processes(workers: int, job: Job, architectures: Sequence[Architecture]) -> Iterator[Pair]:
+def _by_processes(workers: int, work: Work, items: Sequence[Any]) -> Iterator[Any]:
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")  # a fork copies locks that torch's threads hold
-    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(job, threads)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(work, threads)) as pool:
         try:
-            for future in as_completed(
-                [pool.submit(_measure, job.key, architecture) for architecture in architectures]
-            ):
+            for future in as_completed([pool.submit(_measure, work.key, item) for item in items]):
                 yield future.result()
         except BrokenProcessPool as error:
             raise GraphpruneError(
@@ -111,13 +128,13 @@ def _by_processes(workers: int, job: Job, architectures: Sequence[Architecture])
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _start(job: Job, threads: int) -> None:
+def _start(work: Work, threads: int) -> None:
     torch.set_num_threads(threads)
-    _benches[job.key] = Bench(job)
+    _benches[work.key] = work.bench()
 
 
-def _measure(key: str, architecture: Architecture) -> Pair:
-    return _benches[key].measure(architecture)
+def _measure(key: str, item: Any) -> Any:
+    return _benches[key](item)
 
 
 def _ray() -> Any:
@@ -133,18 +150,18 @@ def _ray() -> Any:
     return ray
 
 
-def _by_ray(executor: Executor, job: Job, architectures: Sequence[Architecture]) -> Iterator[Pair]:
+def _by_ray(executor: Executor, work: Work, items: Sequence[Any]) -> Iterator[Any]:
     ray = _ray()
-    if job.folder is None:
+    if work.folder is None:
         raise InputError("the model is in memory: Ray's workers can't load it; save it as a checkpoint first")
     started = not ray.is_initialized()
     if started:
         _connect(ray, executor)
     try:
-        shared = ray.put(job)
+        shared = ray.put(work)
         limits = {} if executor.memory is None else {"memory": executor.memory}
         remote = ray.remote(_measure_by_ray).options(num_cpus=1, max_retries=RETRIES, **limits)
-        waiting = [remote.remote(shared, architecture) for architecture in architectures]
+        waiting = [remote.remote(shared, item) for item in items]
         while waiting:
             (ready,), waiting = ray.wait(waiting, num_returns=1)
             yield _result(ray, ready)
@@ -189,30 +206,27 @@ def _unreachable(where: str, error: Exception) -> InputError:
     return InputError(f"no Ray cluster can be reached {where}: {lines[0] if lines else type(error).__name__}")
 
 
-def _measure_by_ray(job: Job, architecture: Architecture) -> Pair:
-    if job.key not in _benches:
-        _benches.clear()  # a worker is used again for other jobs, whose models it needn't keep
+def _measure_by_ray(work: Work, item: Any) -> Any:
+    if work.key not in _benches:
+        _benches.clear()  # a worker is used again for other work, whose models it needn't keep
         torch.set_num_threads(1)
-        _benches[job.key] = Bench(job)
-    return _measure(job.key, architecture)
+        _benches[work.key] = work.bench()
+    return _measure(work.key, item)
 
 
-def _result(ray: Any, reference: Any) -> Pair:
-    """A pair that has come.
+def _result(ray: Any, reference: Any) -> Any:
+    """What has come of an item.
 
     Raises:
         GraphpruneError: its worker was lost more often than Ray retries, or it failed.
     """
     try:
-        pair: Pair = ray.get(reference)
+        return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
-        raise (
-            cause if isinstance(cause, GraphpruneError) else GraphpruneError(f"a candidate failed: {cause}")
-        ) from error
+        raise (cause if isinstance(cause, GraphpruneError) else GraphpruneError(f"a worker failed: {cause}")) from error
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[0]
         raise GraphpruneError(
             f"a worker was lost {RETRIES + 1} times ({reason}); what was measured is kept: run the same again"
         ) from error
-    return pair

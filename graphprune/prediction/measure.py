@@ -126,6 +126,10 @@ class Job:
         """The same for jobs that measure the same."""
         return digest([vars(self.origin), None if self.stop is None else vars(self.stop)])
 
+    def bench(self, model: Model | None = None) -> "Callable[[Architecture], Pair]":
+        """What measures an architecture, with the dense model, which is loaded if it isn't given."""
+        return Bench(self, model).measure
+
     @cached_property
     def origin(self) -> Origin:
         """What pairs are told apart by. When hopeless ones are stopped is not part of it: each pair says so."""

@@ -5,7 +5,6 @@ is half there; it is skipped with a warning, and whoever appends next starts a n
 """
 
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,8 +13,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from graphprune.core.errors import FormatError, GraphpruneError
-from graphprune.core.io import flush
+from graphprune.core.errors import FormatError
+from graphprune.core.io import append_line, read_lines
 from graphprune.prediction.architecture import Architecture
 
 FORMAT, VERSION = "graphprune.pair", 1
@@ -115,7 +114,7 @@ class PairStore:
                 of a newer version.
         """
         found: dict[str, Pair] = {}
-        for number, line in enumerate(_lines(self.path), start=1):
+        for number, line in enumerate(read_lines(self.path), start=1):
             if not line.strip():
                 continue
             try:
@@ -135,24 +134,7 @@ class PairStore:
         Raises:
             GraphpruneError: the disk is full or the file can't be written.
         """
-        data = (pair.line(self.origin) + "\n").encode()
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            is_new = not self.path.exists()
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                size = os.fstat(descriptor).st_size
-                if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a writer was killed within its last line
-                    data = b"\n" + data
-                if os.write(descriptor, data) != len(data):
-                    raise GraphpruneError(f"cannot write {self.path}: the disk is full")
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            if is_new:
-                flush(self.path.parent)
-        except OSError as error:
-            raise GraphpruneError(f"cannot write {self.path}: {os.strerror(error.errno or 0)}") from error
+        append_line(self.path, pair.line(self.origin))
 
 
 def origin_of(path: Path) -> Origin | None:
@@ -161,19 +143,10 @@ def origin_of(path: Path) -> Origin | None:
     Raises:
         FormatError: the file can't be read, or is of a newer version.
     """
-    for line in _lines(path):
+    for line in read_lines(path):
         with suppress(ValueError, KeyError, TypeError, AttributeError):
             return _read(line)[1]
     return None
-
-
-def _lines(path: Path) -> list[bytes]:
-    try:
-        return path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise FormatError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _read(line: bytes) -> tuple[Pair, Origin]:

@@ -193,4 +193,4 @@ def test_a_model_in_memory_can_not_go_to_other_processes(job: Job, some: Sequenc
     model = families.decoder("llama")
     memory = replace(job, folder=None, model=model.identity)
     with pytest.raises(InputError, match=r"in memory.*use 1 worker"):
-        list(Executor(workers=2).pairs(memory, model, some))
+        list(Executor(workers=2).results(memory, model, some))

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from graphprune.core.errors import GraphpruneError, InputError
+from graphprune.core.errors import InputError
 from graphprune.core.io import replacing
+from graphprune.plots.image import image
 from graphprune.plots.style import dark
 
 from .data import RunData
@@ -41,19 +42,10 @@ def rendered(folder: Path, view: str, output: Path, *, width: int, height: int |
         raise InputError(str(error)) from error
     if state.theme == "dark":
         dark(figure).update_layout(paper_bgcolor="#1a1b1e", plot_bgcolor="#1a1b1e")
-    content = _image(figure, kind, width, height) if kind in IMAGES else as_text(figure, kind).encode()
+    content = image(figure, kind, width, height) if kind in IMAGES else as_text(figure, kind).encode()
     with replacing(output) as temporary:
         temporary.write_bytes(content)
     return {"file": str(output.absolute()), "figure": name, "bytes": len(content)}
-
-
-def _image(figure: go.Figure, kind: str, width: int, height: int | None) -> bytes:
-    try:
-        content: bytes = figure.to_image(format=kind, width=width, height=height, scale=2 if kind == "png" else 1)
-    except Exception as error:  # kaleido and the browser that it drives raise all sorts
-        said = str(error).strip().split("\n")[0]
-        raise GraphpruneError(f"the figure can't be drawn as {kind}: {said}; .html and .csv need no browser") from error
-    return content
 
 
 def as_text(figure: go.Figure, kind: str) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from graphprune.models.model import Model as Model
     from graphprune.pruning import prune as prune
     from graphprune.scorers import score as score
+    from graphprune.studying import study as study
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ _HOME = {
     "load_model": "models.load",
     "prune": "pruning",
     "score": "scorers",
+    "study": "studying",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605
 

@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     steps = (_add_demo, _add_fetch, _add_export, _add_convert, _add_rank, _add_score, _add_prune, _add_evaluate)
     masks = (_add_import, _add_vote, _add_mask)
     views = (_add_compare, _add_audit, _add_report, _add_explore, _add_render)
-    for add in (*steps, _add_cost, _add_search, _add_predict, _add_recover, *masks, *views):
+    for add in (*steps, _add_cost, _add_search, _add_predict, _add_study, _add_recover, *masks, *views):
         add(commands)
     return parser
 
@@ -80,6 +80,14 @@ def _calibration(parser: argparse.ArgumentParser) -> None:
 def _machine(parser: Any) -> None:
     parser.add_argument("--device", default="cpu", help="torch device of the forward passes (default cpu)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the forward passes")
+
+
+def _cores(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("more than one core")
+    group.add_argument("--executor", choices=("local", "ray"), default="local")
+    group.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
+    group.add_argument("--address", help="of a Ray cluster (default: one on this machine)")
+    group.add_argument("--memory", type=int, metavar="BYTES", help="that Ray reserves for what a worker measures")
 
 
 def _tasks(parser: argparse.ArgumentParser) -> None:
@@ -278,11 +286,7 @@ def _add_search(commands: Any) -> None:
         "--compare", choices=ALLOCATIONS, nargs="*",
         help="with random search and these allocations (none named: uniform log graph)",
     )  # fmt: skip
-    cores = parser.add_argument_group("more than one core")
-    cores.add_argument("--executor", choices=("local", "ray"), default="local")
-    cores.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
-    cores.add_argument("--address", help="of a Ray cluster (default: one on this machine)")
-    cores.add_argument("--memory", type=int, metavar="BYTES", help="that Ray reserves for a candidate")
+    _cores(parser)
     parser.add_argument("--rung", choices=RUNGS, default="auto")
     _calibration(parser)
 
@@ -300,6 +304,18 @@ def _add_predict(commands: Any) -> None:
     parser.add_argument("--architecture", type=Path, metavar="FILE", help="predict this one: JSON with `remove`")
     parser.add_argument("--graph-features", type=Path, metavar="SCORES", help=GRAPH_FEATURES)
     parser.add_argument("--seed", type=int, default=0, help="of the folds (default 0)")
+
+
+def _add_study(commands: Any) -> None:
+    parser = _command(commands, "study", _study, "models x methods x sparsities x seeds: one table and one figure")
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; the guide has one of ten lines")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="of results (default graphprune-study-NAME)"
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where CONFIG's paths begin (default: where it lies)")
+    parser.add_argument("--dry-run", action="store_true", help="list the cells, and which are done already")
+    parser.add_argument("--device", default="cpu", help="torch device of the forward passes (default cpu)")
+    _cores(parser)
 
 
 def _add_compare(commands: Any) -> None:
@@ -703,6 +719,18 @@ def _predict(args: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def _study(args: argparse.Namespace) -> dict[str, Any]:
+    from graphprune.prediction.executors import Executor
+    from graphprune.studies.study import Study
+    from graphprune.studying import default_folder, study_step
+
+    study = Study.read(args.config, data=args.data)
+    _check_device(args.device)
+    executor = Executor(args.executor, args.workers, args.address, args.memory)
+    args.output = args.output or default_folder(args.config.stem)
+    return study_step(study, args.output, executor=executor, device=args.device, dry_run=args.dry_run)
+
+
 def _compare(args: argparse.Namespace) -> dict[str, Any]:
     _check_name(args.name)
     from graphprune.comparing import Measured, compare_step, consequences_step, disagree_step
@@ -972,6 +1000,16 @@ def _show_comparison(result: dict[str, Any]) -> None:
     print(f"comparison  {result['comparison']}")
 
 
+def _show_study(result: dict[str, Any]) -> None:
+    """The table, then where it is; of a dry run the cells."""
+    if "list" in result:
+        _show_table([("", "cell"), *(("done" if each["done"] else "", each["cell"]) for each in result["list"])])
+        print(f"{result['cells']} cells, {result['done']} of them done; results come to {result['study']}")
+        return
+    print(result["markdown"])
+    _show({name: x for name, x in result.items() if name not in {"format", "version", "rows", "markdown"}})
+
+
 def _show_mask(result: dict[str, Any]) -> None:
     """Facts, then a table for every list of them, then the sentences that say why."""
     reasons = result.get("reasons", [])
@@ -1110,6 +1148,9 @@ def _explained(error: Exception) -> int:
     raise error
 
 
+SHOWN = {"cost": _show_cost, "mask": _show_mask, "report": _show_report, "study": _show_study}
+
+
 def _print(args: argparse.Namespace, result: dict[str, Any]) -> None:
     if args.command == "explore":  # has said its address
         return
@@ -1125,14 +1166,10 @@ def _print(args: argparse.Namespace, result: dict[str, Any]) -> None:
         _show_disagreements(result)
     elif args.command == "compare":
         _show_comparison(result)
-    elif args.command == "report":
-        _show_report(result)
-    elif args.command == "mask":
-        _show_mask(result)
+    elif args.command in SHOWN:
+        SHOWN[args.command](result)
     elif args.command == "audit":
         _show_verdicts(result["verdicts"])
-    elif args.command == "cost":
-        _show_cost(result)
     elif args.command != "demo":
         _show(result)
     sys.stdout.flush()

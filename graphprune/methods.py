@@ -249,6 +249,15 @@ class Recipe:
         elif self.scorer == OBS and self.statistics == "dense":
             raise InputError("second-order errors are those behind the pruned blocks; leave --statistics out")
 
+    @property
+    def sees_text(self) -> bool:
+        """Whether anything needs a calibration text."""
+        try:
+            self.check_without_text()
+        except InputError:
+            return True
+        return False
+
     def check_without_text(self, *, given_scores: bool = False) -> None:
         """Checks that nothing needs a calibration text.
 

@@ -24,6 +24,7 @@ from graphprune.plots.pruned import quality as quality
 from graphprune.plots.pruned import removed as removed
 from graphprune.plots.ranked import ranked as ranked
 from graphprune.plots.scatter import scatter as scatter
+from graphprune.plots.study import study_curves as study_curves
 from graphprune.plots.units import Measure as Measure
 
 __all__ = [
@@ -52,4 +53,5 @@ __all__ = [
     "scatter",
     "sparsity_by_block",
     "strongest_units",
+    "study_curves",
 ]

@@ -9,6 +9,10 @@ from graphprune import Comparison, Scores, compare
 from graphprune.centrality import CentralityResult
 from graphprune.comparison.consequence import Consequence, Consequences, Series
 from graphprune.core.graph import ModelGraph
+from graphprune.methods import Recipe
+from graphprune.studies.store import Result
+from graphprune.studies.study import DENSE, Cell
+from graphprune.studies.table import Table
 
 
 def measured(
@@ -67,3 +71,15 @@ def consequences() -> Consequences:
             quality = {"perplexity": perplexity, "kl": perplexity / 20}
             rows.append(Consequence(Series(scorer, "uniform", compensation), sparsity, left, quality))
     return Consequences(tuple(rows), {"path_mass": 1.0, "perplexity": 10.0, "kl": 0.0}, settings={"units": "neuron"})
+
+
+def studied() -> Table:
+    """Two methods at two sparsities, one of them at two seeds and once so bad that there is no number."""
+    found = [(Cell("model", DENSE), Result("", {"perplexity.text": 10.0, "acc.piqa": 0.8}))]
+    for method, sparsity, seed, perplexity in (
+        ("wanda", 0.2, 0, 12.0), ("wanda", 0.2, 1, 14.0), ("wanda", 0.4, 0, 20.0), ("random", 0.2, 0, 90.0),
+        ("random", 0.4, 0, float("inf")),
+    ):  # fmt: skip
+        cell = Cell("model", method, Recipe.of(method), sparsity, seed)
+        found.append((cell, Result(cell.name + str(seed), {"perplexity.text": perplexity, "acc.piqa": 0.4})))
+    return Table.of("methods side by side", found)

@@ -12,7 +12,7 @@ from graphprune.core.graph import ModelGraph
 from graphprune.core.mask import Mask
 from graphprune.core.scores import Scores
 from tests.families import decoder
-from tests.plots.made import compared, consequences, measured
+from tests.plots.made import compared, consequences, measured, studied
 
 UNITS = decoder("llama").units
 SCORES = Scores({group.name: torch.arange(1.0, group.size + 1) for group in UNITS}, "wanda")
@@ -41,6 +41,7 @@ FIGURES: dict[str, Callable[[ModelGraph], go.Figure]] = {
     "overlap": lambda _: plots.overlap(SCORES, SCORES, labels=("a", "b")),
     "disagreement": lambda _: plots.disagreement(SCORES, SCORES, labels=("a", "b")),
     "kept_and_removed": lambda _: plots.kept_and_removed(SCORES, Mask.full(UNITS), ["neuron.0"]),
+    "study_curves": lambda _: plots.study_curves(studied()),
     "sparsity_by_block": lambda _: plots.sparsity_by_block(UNITS, {"all": Mask.full(UNITS)}),
 }
 OF_A_GRAPH = ("profile", "agreement", "ranked", "scatter")

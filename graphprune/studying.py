@@ -277,7 +277,7 @@ def study(
     executor: Executor | None = None,
     device: str = "cpu",
 ) -> Table:
-    """Measures a study, and writes its table and its figure.
+    """The table of a study, all cells of which have been measured and kept; `plots.study_curves` draws it.
 
     Args:
         config: a study, or the path of its TOML file.

@@ -21,7 +21,7 @@ SCORERS = (
 )  # fmt: skip
 METHODS = (*SCORERS, "slimgpt", "graphslim", "sparsegpt", "sparsellm", "influence")
 DECIDERS = (*SCORERS, "obs", "sparsellm", "influence")
-ALLOCATIONS = ("uniform", "log", "linear", "global", "graph", "curves")
+ALLOCATIONS = ("uniform", "log", "linear", "log_reversed", "linear_reversed", "global", "graph", "curves")
 COMPENSATIONS = ("none", "obs", "bias", "sparsellm", "reconstruct")
 CENTRALITIES = (
     "in_degree", "out_degree", "in_strength", "out_strength", "pagerank", "katz", "hits", "path_mass", "closeness",

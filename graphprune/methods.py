@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from graphprune.allocation import ALLOCATIONS, Normalise, Target
+from graphprune.allocation.schedule import GROWTHS
 from graphprune.core.errors import InputError
 from graphprune.core.pattern import Pattern
 from graphprune.masks.items import Budget, HeadMode
@@ -58,8 +59,9 @@ class Cut:
     """How scores become a mask.
 
     Attributes:
-        allocation: `uniform`, `log`, `linear`, `global` (one threshold on the scores), `graph` (one on the credit of
-            the whole graph), `curves` (one on what each next piece costs the prediction), or None for the method's own.
+        allocation: `uniform`, `log`, `linear`, `log_reversed`, `linear_reversed`, `global` (one threshold on the
+            scores), `graph` (one on the credit of the whole graph), `curves` (one on what each next piece costs the
+            prediction), or None for the method's own.
         units: what may go: `neuron`, `head`, or `all` kinds that have scores.
         head_mode: heads go as whole key/value groups (`group`) or one from every group (`balanced`); None for the
             method's own, else `group`.
@@ -68,7 +70,7 @@ class Cut:
         normalise: of `global`: `layer`, `standard` or `none`; None for the method's own.
         budget: what is counted: `parameters`, `units`, or None for parameters of a decoder and units of a perceptron
             (where a weight belongs to two neurons).
-        first: of `log` and `linear`: the largest share that the first layer loses.
+        first: of `log` and `linear`: the largest share that the first layer loses; of the reversed ones, the last.
         depth: the share of the budget that goes as whole attentions and MLPs, as near as these come; the rest goes by
             width, from the others. None for the method's own.
         depth_scorer: what these go by; None for `influence`, or for what decides otherwise where nothing else goes.
@@ -302,8 +304,8 @@ class Recipe:
             raise InputError(f"the scorer {self.scorer} scores units, not single weights")
         if self.compensation == "bias":
             raise InputError("the compensation bias makes up for units, not for single weights; use none or obs")
-        if self.cut.allocation not in {None, "uniform", "log", "linear"}:
-            raise InputError(f"single weights are allocated uniform, log or linear, not {self.cut.allocation}")
+        if self.cut.allocation not in {None, *GROWTHS}:
+            raise InputError(f"single weights are allocated {', '.join(GROWTHS)}, not {self.cut.allocation}")
         if pattern is not None and self.cut.allocation not in {None, "uniform"}:
             raise InputError(f"the pattern {pattern} leaves nothing to allocate: every layer loses the same")
         plain = Cut(self.cut.allocation, "all", "group", normalise=self.cut.normalise, first=self.cut.first,

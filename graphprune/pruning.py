@@ -565,8 +565,9 @@ def prune(
         sparsity: fraction removed of the prunable parameters in the decoder blocks; a pattern like `2:4` says it.
         scorer: instead of the method's own.
         options: of the scorer.
-        allocation: `uniform` (every layer alike), `log` or `linear` (later layers lose more), `global` (one threshold),
-            `graph` (one threshold on the credit of the whole graph).
+        allocation: `uniform` (every layer alike), `log` or `linear` (later layers lose more; `log_reversed` and
+            `linear_reversed`: earlier ones), `global` (one threshold), `graph` (one threshold on the credit of the
+            whole graph).
         compensation: `none`; `obs`: what stays of the layers that read removed units is refitted by least squares;
             `bias`: the mean of what goes becomes a bias; `sparsellm`, `reconstruct`: all layers of an MLP make up for
             it together, by auxiliary variables or by gradient steps.

@@ -6,14 +6,12 @@ from graphprune.allocation.budget import Allocation as Allocation
 from graphprune.allocation.budget import Normalise as Normalise
 from graphprune.allocation.budget import Target as Target
 from graphprune.allocation.ranked import ranked
-from graphprune.allocation.schedule import linear, logarithmic, uniform
+from graphprune.allocation.schedule import SCHEDULES
 from graphprune.core.errors import InputError
 from graphprune.masks.items import Pieces
 
 ALLOCATIONS: dict[str, Callable[[tuple[Pieces, ...], Target], Allocation]] = {
-    "uniform": uniform,
-    "log": logarithmic,
-    "linear": linear,
+    **SCHEDULES,
     "global": ranked,
 }
 

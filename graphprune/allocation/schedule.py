@@ -1,10 +1,11 @@
-"""Sparsities by depth: the same in every layer, or rising with it (SlimGPT, section 3.4).
+"""Sparsities by depth: the same in every layer, or rising or falling with it (SlimGPT, section 3.4 and its ablation).
 
 Math: at sparsity ``t`` layer ``l`` of ``n`` has lost ``r_l(t) = t`` up to the first layer's share ``r_0``, and
 ``r_0 + (t - r_0) g_l / mean(g)`` beyond, with ``g_l = 1`` (uniform), ``log(l + 1) / log(n)`` (logarithmic) or
-``l / (n - 1)`` (linear). The k-th worst piece of a layer goes when ``r_l`` reaches ``(k + phi) / size``: rounded where
-shares differ (``phi = 1/2``); where they are all alike ``phi_l`` is the van der Corput sequence, so that the layers
-that lose one piece more than the others are spread over the depth. Masks of one kind are nested in sparsity.
+``l / (n - 1)`` (linear); reversed, ``g_{n-1-l}``: the last layer stands where the first one stood. The k-th worst piece
+of a layer goes when ``r_l`` reaches ``(k + phi) / size``: rounded where shares differ (``phi = 1/2``); where they are
+all alike ``phi_l`` is the van der Corput sequence, so that the layers that lose one piece more than the others are
+spread over the depth. Masks of one kind are nested in sparsity.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,6 +31,14 @@ def _logarithmic(layer: int, n_layers: int) -> float:
 
 def _linear(layer: int, n_layers: int) -> float:
     return layer / (n_layers - 1)
+
+
+def _logarithmic_reversed(layer: int, n_layers: int) -> float:
+    return _logarithmic(n_layers - 1 - layer, n_layers)
+
+
+def _linear_reversed(layer: int, n_layers: int) -> float:
+    return _linear(n_layers - 1 - layer, n_layers)
 
 
 def scheduled(name: str, growth: Growth, pieces: tuple[Pieces, ...], target: Target) -> Allocation:
@@ -58,9 +67,9 @@ def counts_of_weights(name: str, shapes: Mapping[str, tuple[int, ...]], target: 
     """How many single weights of each matrix go: the share of its layer, and the sum exact to one weight.
 
     Args:
-        name: `uniform`, `log` or `linear`.
+        name: of a schedule (`GROWTHS`).
         shapes: of the matrices, by parameter name; those of a layer share the number in their names.
-        target: the sparsity, and the first layer's.
+        target: the sparsity, and the first layer's (of a reversed schedule the last one's).
     """
     layer_of = {parameter: int(next(part for part in parameter.split(".") if part.isdigit())) for parameter in shapes}
     layers = sorted(set(layer_of.values()))
@@ -88,7 +97,8 @@ def _shares(growth: Growth, n_layers: int, target: Target) -> list[float]:
         middle = (low + high) / 2
         low, high = (middle, high) if sum(at(middle)) / n_layers < target.sparsity else (low, middle)
     shares = at(high)
-    shares[0] += max(target.sparsity * n_layers - sum(shares), 0.0)  # a pace of nothing moves once the others are done
+    still = pace.index(min(pace))  # a pace of nothing moves once the others are done
+    shares[still] += max(target.sparsity * n_layers - sum(shares), 0.0)
     return shares
 
 
@@ -140,5 +150,11 @@ def _van_der_corput(n: int) -> Fraction:
     return value
 
 
-GROWTHS: dict[str, Growth] = {"uniform": _level, "log": _logarithmic, "linear": _linear}
-uniform, logarithmic, linear = (partial(scheduled, name, growth) for name, growth in GROWTHS.items())
+GROWTHS: dict[str, Growth] = {
+    "uniform": _level,
+    "log": _logarithmic,
+    "linear": _linear,
+    "log_reversed": _logarithmic_reversed,
+    "linear_reversed": _linear_reversed,
+}
+SCHEDULES = {name: partial(scheduled, name, growth) for name, growth in GROWTHS.items()}

@@ -15,7 +15,7 @@ from graphprune.core.errors import InputError
 from graphprune.masks.items import Pieces
 
 LAYERS = 32
-every_schedule = pytest.mark.parametrize("name", ["uniform", "log", "linear"])
+every_schedule = pytest.mark.parametrize("name", [*GROWTHS])
 every_rising_schedule = pytest.mark.parametrize("name", ["log", "linear"])
 
 
@@ -135,12 +135,12 @@ def test_the_budget_is_exact_where_layers_have_no_more_to_give(name: str, sparsi
     assert sum(found) == round(sparsity * 960)
     assert max(found) <= 119
     if name != "uniform":
-        assert found[-1] == 119
+        assert found[0 if name.endswith("_reversed") else -1] == 119
     by_weight = list(counts_of_weights(name, matrices(8, 30, 40), Target(sparsity, 1)).values())
     assert sum(by_weight) == round(sparsity * 9600)
     assert max(by_weight) <= 1200
     if name != "uniform":
-        assert by_weight[-1] == 1200
+        assert by_weight[0 if name.endswith("_reversed") else -1] == 1200
 
 
 def test_the_first_layer_gives_its_share_before_the_others_give_their_last() -> None:
@@ -149,6 +149,18 @@ def test_the_first_layer_gives_its_share_before_the_others_give_their_last() -> 
     assert found[0] == pytest.approx(60, abs=1)  # the other three are empty
     assert found[1:] == [100, 100, 100]
     assert counts("log", 0.5, 4, 100)[0] == pytest.approx(6, abs=1)
+
+
+@pytest.mark.parametrize("name", ["log", "linear"])
+@pytest.mark.parametrize("sparsity", [0.05, 0.2, 0.5, 0.97])
+def test_a_reversed_schedule_is_the_same_from_the_other_end(name: str, sparsity: float) -> None:
+    found, turned = (counts(each, sparsity, 9, 200) for each in (name, f"{name}_reversed"))
+    assert sum(found) == sum(turned)
+    assert turned[::-1] == pytest.approx(found, abs=1)
+    assert (turned[0] > turned[-1] + 10) == (sparsity > 0.1)
+    by_weight = [*counts_of_weights(f"{name}_reversed", matrices(9, 60, 70), Target(sparsity, 1)).values()]
+    forward = [*counts_of_weights(name, matrices(9, 60, 70), Target(sparsity, 1)).values()]
+    assert by_weight[::-1] == pytest.approx(forward, abs=1)
 
 
 # Single weights of matrices of several shapes
@@ -204,9 +216,9 @@ def test_a_first_share_out_of_range_is_refused(first: float) -> None:
 
 
 def test_every_schedule_has_a_growth() -> None:
-    assert {name: grow(3, 8) for name, grow in GROWTHS.items()} == pytest.approx(
-        {name: growth(name, 3, 8) for name in ("uniform", "log", "linear")}
-    )
+    expected = {name: growth(name, 3, 8) for name in ("uniform", "log", "linear")}
+    expected |= {f"{name}_reversed": growth(name, 4, 8) for name in ("log", "linear")}
+    assert {name: grow(3, 8) for name, grow in GROWTHS.items()} == pytest.approx(expected)
 
 
 # FLAP's comparison of layers

@@ -137,3 +137,33 @@ def test_files_and_folders_that_are_not_there_are_named(tmp_path: Path) -> None:
         Study.read(tmp_path / "none.toml")
     with pytest.raises(InputError, match=r"the folder .*none is not there"):
         Study.read(written(tmp_path), data=tmp_path / "none")
+
+
+COMMITTED = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Stands for the folder with the texts and tasks that the committed studies name."""
+    for name in ("wikitext2_valid.txt", "wikitext2_test.txt"):
+        (tmp_path / name).write_text("text")
+    for name in ("arc_easy.jsonl", "piqa.jsonl"):
+        (tmp_path / name).write_text('{"question": "Why?", "choices": ["so", "thus"], "answer": 0}\n')
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_every_committed_study_can_be_read(path: Path, data: Path) -> None:
+    if path.stem == "llmrank":
+        pytest.importorskip("lm_eval")
+    study = Study.read(path, data=data)
+    assert list(study.models) == ["smollm2-135m"]
+    assert len(study.cells()) > 8
+    told = (path.parent / "README.md").read_text(encoding="utf-8")
+    assert f"[`{path.name}`]({path.name})" in told
+
+
+def test_the_published_schedules_are_compared_with_their_reverses(data: Path) -> None:
+    study = Study.read(Path(__file__).parents[2] / "studies" / "slimgpt.toml", data=data)
+    allocations = {way.recipe.cut.allocation for way in study.ways}
+    assert allocations == {"uniform", "log", "linear", "log_reversed", "linear_reversed"}

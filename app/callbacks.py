@@ -13,10 +13,10 @@ from graphprune.core.errors import GraphpruneError
 from . import shell
 from .data import RunData
 from .jobs import run_command
-from .parts import note
+from .parts import filled_grid, note
 from .pruning import DENSE, commands, label
 from .state import State as Shown
-from .views import TEXTS, drawn
+from .views import TABLES, TEXTS, drawn
 
 Many = list[Any]
 ADDRESS = Input("url", "search")
@@ -77,17 +77,6 @@ def register(app: Dash, data: RunData) -> None:
         name = unit[0] if isinstance(unit, list) and unit else unit
         return Shown.parse(search).given({"unit": name}).query() if isinstance(name, str) else no_update
 
-    def pick(rows: Many | None, search: str) -> Any:
-        return Shown.parse(search).given({"unit": rows[0]["unit"]}).query() if rows else no_update
-
-    app.callback(
-        Output("url", "search", allow_duplicate=True), Input("units", "selectedRows"), State("url", "search"),
-        prevent_initial_call=True,
-    )(pick)  # fmt: skip
-    app.clientside_callback(
-        "(clicks) => Boolean(clicks)", Output("units", "exportDataAsCsv"), Input("units-csv", "n_clicks"),
-        prevent_initial_call=True,
-    )  # fmt: skip
     app.callback(
         Output("url", "search"), Output({"control": ALL}, "value"), ADDRESS, Input({"control": ALL}, "value"),
         State({"control": ALL}, "id"),
@@ -106,6 +95,7 @@ def register(app: Dash, data: RunData) -> None:
         Output("url", "search", allow_duplicate=True), Input(_of("figure", ALL), "clickData"), State("url", "search"),
         prevent_initial_call=True,
     )(click)  # fmt: skip
+    _register_tables(app, data)
     _register_job(app, data)
     app.clientside_callback(
         ClientsideFunction("graphprune", "copy"), Output("copy", "children"), Input("copy", "n_clicks"),
@@ -114,6 +104,50 @@ def register(app: Dash, data: RunData) -> None:
     app.clientside_callback(
         ClientsideFunction("graphprune", "download"), Output({"part": ALL, "download": MATCH}, "disabled"),
         Input({"part": ALL, "download": MATCH}, "n_clicks"), State({"part": ALL, "download": MATCH}, "id"),
+        prevent_initial_call=True,
+    )  # fmt: skip
+
+
+def _register_tables(app: Dash, data: RunData) -> None:
+    """Tables are drawn anew when their values change, and filled a page at a time."""
+
+    def fill(search: str, key: str, which: dict[str, str]) -> tuple[Any, Any]:
+        try:
+            state = data.resolved(Shown.parse(search))
+            table = TABLES[which["name"]](data, state)
+        except (GraphpruneError, ValueError) as error:
+            return note(str(error), colour="yellow"), ""
+        now = f"{table.key} {state.theme}"
+        return (no_update, no_update) if now == key else (filled_grid(which["name"], table, state.theme), now)
+
+    def turn(request: dict[str, Any] | None, search: str, which: dict[str, str]) -> Any:
+        if request is None:
+            return no_update
+        return TABLES[which["name"]](data, data.resolved(Shown.parse(search))).page(request)
+
+    def pick(_: Many, search: str) -> Any:
+        rows: Many = next((each["value"] for each in ctx.triggered if each["value"]), [])
+        if not rows or not isinstance(ctx.triggered_id, dict):
+            return no_update
+        state = data.resolved(Shown.parse(search))
+        names = TABLES[ctx.triggered_id["name"]](data, state).names
+        return Shown.parse(search).given({names: rows[0][names]}).query()
+
+    app.callback(
+        Output(_of("table"), "children"), Output(_of("table"), "data-key"), ADDRESS, State(_of("table"), "data-key"),
+        State(_of("table"), "id"),
+    )(fill)  # fmt: skip
+    app.callback(
+        Output(_of("grid"), "getRowsResponse"), Input(_of("grid"), "getRowsRequest"), State("url", "search"),
+        State(_of("grid"), "id"),
+    )(turn)  # fmt: skip
+    app.callback(
+        Output("url", "search", allow_duplicate=True), Input(_of("grid", ALL), "selectedRows"), State("url", "search"),
+        prevent_initial_call=True,
+    )(pick)  # fmt: skip
+    app.clientside_callback(
+        ClientsideFunction("graphprune", "table"), Output(_of("save"), "disabled"), Input(_of("save"), "n_clicks"),
+        State(_of("save"), "id"), State(_of("grid", ALL), "id"), State(_of("grid", ALL), "getRowsRequest"),
         prevent_initial_call=True,
     )  # fmt: skip
 

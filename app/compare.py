@@ -1,30 +1,31 @@
 """Compare: two scorers against each other, and all of them in one matrix."""
 
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-import dash_ag_grid as dag
 import dash_mantine_components as dmc
 import numpy as np
 import plotly.graph_objects as go
-from dash import html
 
 from graphprune import plots
+from graphprune.comparison.agreement import compare
+from graphprune.comparison.disagreement import Within, placed
+from graphprune.comparison.result import Comparison
 from graphprune.core.errors import InputError
-from graphprune.core.graph import ModelGraph
 from graphprune.core.scores import Scores
-from graphprune.plots.compared import Ranked, ranked_alike
+from graphprune.core.units import HEAD, NEURON
 
 from .data import RunData
-from .parts import box, controls, panel, segments, select, words
+from .kept import Made, once
+from .parts import box, controls, grid, panel, segments, select
 from .selection import place
 from .state import State
+from .tables import Column, Table
 
 TITLE = "Compare"
 RING = "#CC79A7"
-ROWS = 500  # of the table: those that differ most
+MOST = 12  # scorers of one comparison: five seconds where a model has 46,000 units, once
 KINDS = (("all", "all"), ("neuron", "neurons"), ("head", "heads"), ("resid", "stream"))
+WITHIN = (("group", "their block"), ("kind", "the model"))
 
 
 def layout(data: RunData, state: State) -> list[Any]:
@@ -34,11 +35,12 @@ def layout(data: RunData, state: State) -> list[Any]:
             select("score", "Score", there, state.score, help_="horizontal"),
             select("against", "Against", there, state.against, help_="vertical"),
             segments("kind", "Units", KINDS, state.kind),
+            segments("within", "Places are among those of", WITHIN, state.within),
         ),
         dmc.SimpleGrid(
             [panel(name) for name in ("scatter", "agreement", "overlap", "disagreement")], cols={"base": 1, "lg": 2}
         ),
-        box("The units they judge most differently", words("differences")),
+        box("The units they judge most differently", grid("differences")),
     ]
 
 
@@ -70,78 +72,72 @@ def _ringed(figure: go.Figure, data: RunData, state: State, a: Scores, b: Scores
     return figure.add_trace(go.Scattergl(x=xs, y=ys, mode="markers", name=state.unit, marker=ring, hoverinfo="skip"))
 
 
+def _compared(data: RunData, state: State) -> Comparison:
+    """The two scorers, and the run's others that score the same kinds of units."""
+    chosen = dict(zip((state.score, state.against), _two(data, state), strict=True))
+    shared = [kind for kind in next(iter(chosen.values())).kinds if all(kind in each.kinds for each in chosen.values())]
+    kinds = tuple(_kinds(state) or [kind for kind in (HEAD, NEURON) if kind in shared] or shared)
+    others = [name for name in data.scores_there() if name not in chosen and {*kinds} <= {*data.scores(name).kinds}]
+    names = sorted({*chosen, *others[: MOST - len(chosen)]})
+    scores = {name: data.scores(name) for name in names}
+    return _comparison(Made(tuple(data.score_stamp(name) for name in names), scores), kinds)
+
+
+@once(maxsize=8)
+def _comparison(scores: Made[dict[str, Scores]], kinds: tuple[str, ...]) -> Comparison:
+    return compare(scores.value, kinds=kinds)
+
+
 def agreement(data: RunData, state: State) -> go.Figure:
-    scores = {name: data.scores(name) for name in data.scores_there()}
-    kind = "neuron" if state.kind == "all" else state.kind
-    there = tuple((name, each) for name, each in scores.items() if kind in each.kinds)
-    return go.Figure(_agreement(_Files(data.graph(), there, tuple(data.score_stamp(name) for name, _ in there)), kind))
-
-
-@dataclass(frozen=True)
-class _Files:
-    """Scores on a graph, the same as others if they come from the same files as they were."""
-
-    graph: ModelGraph = field(compare=False)
-    scores: tuple[tuple[str, Scores], ...] = field(compare=False)
-    key: tuple[object, ...]
-
-
-@lru_cache(maxsize=8)
-def _agreement(files: _Files, kind: str) -> go.Figure:
-    return plots.agreement(files.graph, dict(files.scores), kinds=[kind])
+    return plots.agreement_matrix(_compared(data, state))
 
 
 def overlap(data: RunData, state: State) -> go.Figure:
-    return plots.overlap(*_two(data, state), labels=(state.score, state.against))
+    figure = plots.overlap_curves(_compared(data, state), state.score)
+    return figure.update_layout(legend={"orientation": "h", "y": -0.2})
 
 
 def disagreement(data: RunData, state: State) -> go.Figure:
-    return plots.disagreement(*_two(data, state), labels=(state.score, state.against))
+    return plots.block_agreement(_compared(data, state), state.score)
 
 
-def differences(data: RunData, state: State) -> Any:
-    """The table; a click on a row selects the unit."""
-    parts = ranked_alike(*_two(data, state), _kinds(state))
-    rows = [_row(part, int(i)) for part in parts for i in np.argsort(-np.abs(part.difference), kind="stable")[:ROWS]]
-    rows = sorted(rows, key=lambda row: -abs(row["difference"]))[:ROWS]
-    total = sum(len(part.layer) for part in parts)
-    numbers = {"filter": "agNumberColumnFilter", "width": 130}
-    columns = [
-        {"field": "unit", "filter": "agTextColumnFilter", "pinned": "left"},
-        {"field": "kind", "filter": "agTextColumnFilter", "width": 100},
-        {"field": "block", **numbers, "width": 95},
-        {"field": "x", "headerName": state.score, **numbers},
-        {"field": "y", "headerName": state.against, **numbers},
-        {"field": "place x", "headerName": f"place by {state.score}, %", **numbers},
-        {"field": "place y", "headerName": f"place by {state.against}, %", **numbers},
-        {"field": "difference", **numbers},
-    ]
-    return [
-        dmc.Text(
-            f"The {len(rows)} of {total:,} units whose places differ most. A place is the share of all units of the "
-            "kind that a score ranks lower: 0 % goes first.", size="sm", className="quiet", mb="xs",
+def differences(data: RunData, state: State) -> Table:
+    """All units that both score; a click on a row selects one."""
+    names = (state.score, state.against)
+    both = Made(tuple(data.score_stamp(name) for name in names), (names, _two(data, state)))
+    return _differences(both, cast("Within", state.within), state.kind)
+
+
+@once(maxsize=8)
+def _differences(both: Made[tuple[tuple[str, str], tuple[Scores, Scores]]], within: Within, kind: str) -> Table:
+    (x, y), (a, b) = both.value
+    places = placed(a, b, within=within, kinds=None if kind == "all" else [kind])
+    order = places.order()
+    units = [f"{group}.{position}" for group, position in places.units()]
+    kinds, blocks = zip(*(_kind_and_block(group) for group in places.groups), strict=True)
+    values = [np.concatenate([each.values[group].double().numpy() for group in places.groups]) for each in (a, b)]
+    return Table(
+        (
+            Column("unit", "unit", np.array(units)[order], width=150),
+            Column("kind", "kind", np.repeat(kinds, places.sizes)[order], width=105),
+            Column("block", "block", np.repeat(blocks, places.sizes)[order], width=100),
+            Column("x", x, values[0][order]),
+            Column("y", y, values[1][order]),
+            Column("place_x", f"place by {x}, %", 100 * places.a[order], width=150),
+            Column("place_y", f"place by {y}, %", 100 * places.b[order], width=150),
+            Column("difference", "difference", 100 * places.difference[order]),
         ),
-        html.Div(dag.AgGrid(
-            id="units", rowData=rows, columnDefs=columns, columnSize=None, csvExportParams={"fileName": "units.csv"},
-            defaultColDef={"sortable": True, "resizable": True},
-            dashGridOptions={
-                "rowSelection": {"mode": "singleRow", "checkboxes": False, "enableClickSelection": True},
-                "pagination": True, "paginationPageSize": 20,
-            }, style={"height": 420},
-        ), **{"data-ag-theme-mode": state.theme}),
-        dmc.Button("CSV", id="units-csv", size="compact-sm", variant="light", mt="xs"),
-    ]  # fmt: skip
+        "A place is the share of the units of its kind "
+        f"{'and block ' if within == 'group' else ''}that a score ranks lower: 0 % goes first.",
+        names="unit",
+    )
 
 
-def _row(part: Ranked, i: int) -> dict[str, Any]:
-    return {
-        "unit": part.name(i), "kind": part.kind,
-        "block": int(part.layer[i]) // 2 if part.kind == "resid" else int(part.layer[i]),
-        "x": float(f"{part.scores[0][i]:.4g}"), "y": float(f"{part.scores[1][i]:.4g}"),
-        "place x": round(100 * float(part.places[0][i]), 1), "place y": round(100 * float(part.places[1][i]), 1),
-        "difference": round(100 * float(part.difference[i]), 1),
-    }  # fmt: skip
+def _kind_and_block(group: str) -> tuple[str, int]:
+    kind, layer = group.split(".")[:2]
+    return kind, int(layer) // 2 if kind == "resid" else int(layer)
 
 
 FIGURES = {"scatter": scatter, "agreement": agreement, "overlap": overlap, "disagreement": disagreement}
-TEXTS = {"differences": differences}
+TEXTS: dict[str, Any] = {}
+TABLES = {"differences": differences}

@@ -22,6 +22,7 @@ from graphprune.models import tiny
 from graphprune.models.load import load_model
 from graphprune.models.model import Model
 
+from .kept import Made
 from .state import State
 
 SHIPPED = Path(tiny.__file__).parent  # the texts of the model that the package brings
@@ -87,6 +88,11 @@ class RunData:
             name = self.manifest()["model"].get("name", "MODEL")
             raise InputError(f"this run has no graph yet; `graphprune export {name} -o {self.folder}` makes it")
         return _graph(path.parent, _stamp(path))
+
+    def graph_made(self) -> Made[ModelGraph]:
+        """The run's graph, told apart by its file."""
+        path = self.run().graph_folder / "manifest.json"
+        return Made((path, _stamp(path)) if path.is_file() else None, self.graph())
 
     def scores_there(self) -> tuple[str, ...]:
         return self._listed("scores", ".safetensors")

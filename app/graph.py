@@ -1,6 +1,5 @@
 """The graph: modules and what flows between them, and on demand the units, one neighbourhood at a time."""
 
-from functools import lru_cache
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -12,6 +11,7 @@ from graphprune.core.errors import InputError
 from graphprune.core.graph import ModelGraph
 
 from .data import RunData
+from .kept import Made, once
 from .parts import controls, panel, slider, words
 from .selection import place
 from .state import State
@@ -37,34 +37,21 @@ def layout(data: RunData, state: State) -> list[Any]:  # noqa: ARG001 - every pa
 
 
 def _flow(data: RunData) -> CreditFlow:
-    return _flow_of(_Known(data.graph()))
+    return _flow_of(data.graph_made())
 
 
-class _Known:
-    """A graph that is told apart by being the same object."""
-
-    def __init__(self, graph: ModelGraph) -> None:
-        self.graph = graph
-
-    def __hash__(self) -> int:
-        return id(self.graph)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Known) and self.graph is other.graph
+@once(maxsize=2)
+def _flow_of(graph: Made[ModelGraph]) -> CreditFlow:
+    return CreditFlow.of(graph.value)
 
 
-@lru_cache(maxsize=2)
-def _flow_of(known: _Known) -> CreditFlow:
-    return CreditFlow.of(known.graph)
-
-
-@lru_cache(maxsize=2)
-def _modules_of(known: _Known) -> dict[tuple[str, str], float]:
-    return _flow_of(known).between_modules()
+@once(maxsize=2)
+def _modules_of(graph: Made[ModelGraph]) -> dict[tuple[str, str], float]:
+    return _flow_of(graph).between_modules()
 
 
 def credit_map(data: RunData, state: State) -> go.Figure:
-    flows = _modules_of(_Known(data.graph()))
+    flows = _modules_of(data.graph_made())
     return plots.credit_map(flows, share=state.share, selected=state.unit, origin=data.name())
 
 
@@ -98,3 +85,4 @@ def explained(data: RunData, state: State) -> Any:  # noqa: ARG001 - likewise
 
 FIGURES = {"credit_map": credit_map, "neighbours": neighbours, "members": members}
 TEXTS = {"explained": explained}
+TABLES: dict[str, Any] = {}

@@ -22,7 +22,7 @@ def layout(data: RunData, state: State) -> list[Any]:
         words("facts"),
         dmc.Grid(
             [
-                dmc.GridCol(dmc.Stack([panel("anatomy"), panel("sparsity_by_block")]), span={"base": 12, "lg": 8}),
+                dmc.GridCol(dmc.Stack([panel("anatomy"), panel("removed")]), span={"base": 12, "lg": 8}),
                 dmc.GridCol(box("In this run folder", words("contents")), span={"base": 12, "lg": 4}),
             ]
         ),
@@ -44,11 +44,11 @@ def anatomy(data: RunData, state: State) -> go.Figure:
     return plots.anatomy(data.units(), scores=scores, mask=mask, selected=state.unit, origin=data.name())
 
 
-def sparsity_by_block(data: RunData, state: State) -> go.Figure:
+def removed(data: RunData, state: State) -> go.Figure:
     chosen = [name for name in (state.mask, state.beside) if name] or data.masks_there()[:3]
     if not chosen:
         raise InputError("this run has no masks yet; the page Prune makes one")
-    return plots.sparsity_by_block(data.units(), {name: data.mask(name) for name in chosen})
+    return plots.removed({name: data.mask(name) for name in chosen})
 
 
 def facts(data: RunData, state: State) -> Any:  # noqa: ARG001 - all texts are written from the state
@@ -99,5 +99,6 @@ def _pruned(data: RunData, name: str) -> tuple[str, str]:
         return "damaged", ""
 
 
-FIGURES = {"anatomy": anatomy, "sparsity_by_block": sparsity_by_block}
+FIGURES = {"anatomy": anatomy, "removed": removed}
 TEXTS = {"facts": facts, "contents": contents}
+TABLES: dict[str, Any] = {}

@@ -3,14 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
+import dash_ag_grid as dag
 import dash_mantine_components as dmc
 from dash import dcc, html
+
+from .tables import PAGE, Table
 
 CONFIG = {
     "displaylogo": False,
     "responsive": True,
     "modeBarButtonsToRemove": ["toImage", "autoScale2d", "sendChartToCloud"],
 }
+WAITING = {"layout": {"height": 120, "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
+                      "xaxis": {"visible": False}, "yaxis": {"visible": False}}}  # fmt: skip
 FORMATS = ("png", "svg", "csv", "json")
 Choices = Sequence[str] | Sequence[tuple[str, str]]
 
@@ -63,7 +68,9 @@ def panel(name: str) -> Any:
                     ], justify="space-between", align="start",
                 ),
                 dmc.Text(id={"part": "subtitle", "name": name}, size="sm", className="quiet"),
-                dcc.Graph(id={"part": "figure", "name": name}, config=CONFIG, style={"minHeight": "120px"}),
+                dcc.Graph(
+                    id={"part": "figure", "name": name}, figure=WAITING, config=CONFIG, style={"minHeight": "120px"}
+                ),
             ],
             **{"aria-label": name.replace("_", " ")},
         ), withBorder=True, p="md", radius="md", className="panel",
@@ -80,6 +87,46 @@ def _download(name: str, kind: str) -> Any:
 def words(name: str) -> Any:
     """A place for text that is written from the state."""
     return html.Div(id={"part": "text", "name": name}, **{"aria-live": "polite"})
+
+
+def grid(name: str) -> Any:
+    """A table that pages on the server, and a button that saves all of it as it is sorted and filtered."""
+    return html.Div(
+        [
+            html.Div(id={"part": "table", "name": name}, **{"data-key": ""}),
+            dmc.Button(
+                "CSV", id={"part": "save", "name": name}, size="compact-sm", variant="light", mt="xs",
+                **{"aria-label": f"download {name.replace('_', ' ')} as CSV"},
+            ),
+        ]
+    )  # fmt: skip
+
+
+def filled_grid(name: str, table: Table, theme: str) -> list[Any]:
+    """A table in the page."""
+    columns = [
+        {
+            "field": column.field, "headerName": column.heading, "width": column.width,
+            "filter": "agNumberColumnFilter" if column.is_number else "agTextColumnFilter",
+            **({"pinned": "left"} if column is table.columns[0] else {}),
+        }
+        for column in table.columns
+    ]  # fmt: skip
+    options = {
+        "pagination": True, "paginationPageSize": 20, "paginationPageSizeSelector": [20, 50, PAGE],
+        "cacheBlockSize": PAGE, "maxConcurrentDatasourceRequests": 1, "maxBlocksInCache": 10,
+        "rowSelection": {"mode": "singleRow", "checkboxes": False, "enableClickSelection": bool(table.names)},
+    }  # fmt: skip
+    return [
+        dmc.Text(table.says, size="sm", className="quiet", mb="xs"),
+        html.Div(
+            dag.AgGrid(
+                id={"part": "grid", "name": name}, columnDefs=columns, columnSize=None, rowModelType="infinite",
+                defaultColDef={"sortable": True, "resizable": True}, dashGridOptions=options,
+                style={"height": min(420, 150 + 42 * len(table))},
+            ), **{"data-ag-theme-mode": theme},
+        ),
+    ]  # fmt: skip
 
 
 def box(title: str, *children: Any) -> Any:

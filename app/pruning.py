@@ -1,8 +1,6 @@
 """Pruning: what a score, an allocation and a sparsity would remove, at once; and the same for real."""
 
 import shlex
-from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -19,7 +17,8 @@ from graphprune.models.model import Model
 from graphprune.pruning import cut, kinds_of
 from graphprune.surgery.removed import removed
 
-from .data import UNKNOWN, RunData, Stamp
+from .data import UNKNOWN, RunData
+from .kept import Made, once
 from .parts import box, controls, note, number, numbers, panel, segments, select, slider, table, text_input, words
 from .state import State
 
@@ -100,23 +99,14 @@ def planned_mask(data: RunData, state: State) -> Mask:
     Raises:
         GraphpruneError: the scores don't cover the units, or the sparsity is out of reach.
     """
-    known = _Known(data.model(), data.scores(state.score), data.score_stamp(state.score))
+    known = Made(data.score_stamp(state.score), (data.model(), data.scores(state.score)))
     mask = _cut(known, state.sparsity, choice(state))
     return data.edited(mask, state.edit) if state.edit else mask
 
 
-@dataclass(frozen=True)
-class _Known:
-    """A model and scores of it, the same as others if they come from the same file as it was."""
-
-    model: Model = field(compare=False)
-    scores: Scores = field(compare=False)
-    key: tuple[str, Stamp]
-
-
-@lru_cache(maxsize=64)
-def _cut(known: _Known, sparsity: float, chosen: Cut) -> Mask:
-    return cut(known.model, known.scores, sparsity, chosen)
+@once(maxsize=64)
+def _cut(known: Made[tuple[Model, Scores]], sparsity: float, chosen: Cut) -> Mask:
+    return cut(*known.value, sparsity, chosen)
 
 
 def planned(data: RunData, state: State) -> go.Figure:
@@ -206,3 +196,4 @@ def take(data: RunData, state: State) -> Any:
 
 FIGURES = {"planned": planned, "threshold": threshold}
 TEXTS = {"plan": plan, "measured": measured, "take": take}
+TABLES: dict[str, Any] = {}

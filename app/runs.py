@@ -50,7 +50,7 @@ def side_by_side(data: RunData, state: State) -> go.Figure:
     masks = [name for name in (state.mask, state.beside) if name]
     if not masks:
         raise InputError("choose one or two masks above")
-    return plots.sparsity_by_block(data.units(), {name: data.mask(name) for name in masks})
+    return plots.removed({name: data.mask(name) for name in masks})
 
 
 def reports(data: RunData, state: State) -> Any:  # noqa: ARG001 - all texts are written from the state
@@ -92,3 +92,4 @@ def foretold(data: RunData, state: State) -> go.Figure:  # noqa: ARG001 - likewi
 
 FIGURES = {"left": left, "right": right, "side_by_side": side_by_side, "learned": learned, "foretold": foretold}
 TEXTS = {"reports": reports}
+TABLES: dict[str, Any] = {}

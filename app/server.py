@@ -1,5 +1,6 @@
 """The application and the server: everything is made here, nothing at import."""
 
+import json
 import secrets
 import socket
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from .pruning import label, planned_mask
 from .rendering import TYPES, as_text
 from .security import LOCAL, Guard
 from .state import State
-from .views import FIGURES
+from .views import FIGURES, TABLES
 
 
 def build(folder: Path, *, token: str | None, host: str, port: int, **texts: Path) -> Dash:
@@ -32,6 +33,7 @@ def build(folder: Path, *, token: str | None, host: str, port: int, **texts: Pat
     callbacks.register(app, data)
     Guard(token or secrets.token_urlsafe(16), host, port, is_open=token is None).protect(app.server)
     app.server.add_url_rule("/download/<name>.<kind>", "download", lambda name, kind: _download(data, name, kind))
+    app.server.add_url_rule("/table/<name>.csv", "table", lambda name: _table(data, name))
     app.server.add_url_rule("/mask.safetensors", "mask", lambda: _mask(data))
     return app
 
@@ -58,6 +60,19 @@ def _download(data: RunData, name: str, kind: str) -> Response:
         abort(400, str(error))
     headers = {"Content-Disposition": f'attachment; filename="{name}.{kind}"'}
     return Response(text, mimetype=TYPES[kind], headers=headers)
+
+
+def _table(data: RunData, name: str) -> Response:
+    """A whole table, sorted and filtered as in the page."""
+    if name not in TABLES:
+        abort(404)
+    try:
+        state = data.resolved(State.parse(request.query_string.decode()))
+        text = TABLES[name](data, state).csv(json.loads(request.args.get("request", "{}")))
+    except (GraphpruneError, ValueError, TypeError, KeyError, AttributeError) as error:
+        abort(400, str(error))
+    headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
+    return Response(text, mimetype=TYPES["csv"], headers=headers)
 
 
 def run_server(folder: Path, *, host: str, port: int, token: str | None, announce: Callable[[str], None]) -> None:

@@ -25,6 +25,7 @@ class State:
         beside: the mask it is shown beside.
         unit: what is selected: a group such as `neuron.3`, or a unit such as `neuron.3.17`.
         kind: of the units that are compared.
+        within: whether a unit's place is among those of its block (`group`) or of its kind.
         sparsity: the fraction that the pruning page removes.
         allocation: how much goes from which block.
         compensation: how what stays makes up for it.
@@ -42,6 +43,7 @@ class State:
     beside: str = ""
     unit: str = ""
     kind: str = "all"
+    within: str = "group"
     sparsity: float = 0.2
     allocation: str = "uniform"
     compensation: str = "none"
@@ -90,6 +92,7 @@ class State:
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "view": VIEWS,
     "kind": ("all", "neuron", "head", "resid"),
+    "within": ("group", "kind"),
     "allocation": tuple(ALLOCATIONS),
     "compensation": COMPENSATIONS,
     "units": ("all", "neuron", "head"),

@@ -12,9 +12,11 @@ from graphprune.plots.style import FONT, dark
 from . import compare, graph, overview, pruning, runs, selection
 from .data import RunData
 from .state import State
+from .tables import Table
 
 Drawn = Callable[[RunData, State], go.Figure]
 Written = Callable[[RunData, State], Any]
+Tabled = Callable[[RunData, State], Table]
 
 PAGES: Mapping[str, ModuleType] = {
     "overview": overview,
@@ -28,6 +30,7 @@ TEXTS: Mapping[str, Written] = {
     **{name: each for page in PAGES.values() for name, each in page.TEXTS.items()},
     **selection.TEXTS,
 }
+TABLES: Mapping[str, Tabled] = {name: each for page in PAGES.values() for name, each in page.TABLES.items()}
 
 
 def drawn(name: str, data: RunData, state: State) -> go.Figure:

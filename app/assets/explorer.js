@@ -11,6 +11,15 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
         return "Copy link";
       }
     },
+    table: function (clicks, asked, ids, requests) {
+      const request = requests[ids.findIndex((id) => id.name === asked.name)] || {};
+      const wanted = JSON.stringify({ sortModel: request.sortModel, filterModel: request.filterModel });
+      const query = window.location.search || "?";
+      if (clicks) {
+        window.location.assign(`/table/${asked.name}.csv${query}&request=${encodeURIComponent(wanted)}`);
+      }
+      return window.dash_clientside.no_update;
+    },
     download: function (clicks, ids) {
       const same = window.dash_clientside.no_update;
       const asked = window.dash_clientside.callback_context.triggered_id;

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.stats import rankdata
 
 from graphprune.centrality.leiden import leiden
@@ -100,6 +100,46 @@ class Disagreement:
         return {"unit": self.unit, "a": self.a, "b": self.b, "difference": self.difference, **self.facts}
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where two scorers rank the same units.
+
+    Attributes:
+        groups: the unit groups.
+        sizes: how many units each has.
+        a, b: the place of every unit in either ranking, from 0 (goes first) to 1 (stays longest), ties averaged.
+    """
+
+    groups: tuple[str, ...]
+    sizes: tuple[int, ...]
+    a: Float[np.ndarray, " units"]
+    b: Float[np.ndarray, " units"]
+
+    @property
+    def difference(self) -> Float[np.ndarray, " units"]:
+        """How much higher the first scorer ranks a unit than the second."""
+        return np.asarray(self.a - self.b)
+
+    def order(self) -> Int[np.ndarray, " units"]:
+        """The units whose places lie furthest apart, furthest first; ties in order of the units."""
+        return np.argsort(-np.abs(self.difference), kind="stable")
+
+    def units(self) -> list[tuple[str, int]]:
+        """The group of every unit, and its position in there."""
+        return [(name, i) for name, size in zip(self.groups, self.sizes, strict=True) for i in range(size)]
+
+
+def placed(a: Scores, b: Scores, *, within: Within = "group", kinds: Sequence[str] | None = None) -> Places:
+    """Where two scorers rank every unit that both score; see `disagreements`.
+
+    Raises:
+        InputError: the scores are of different models or units.
+    """
+    groups = lined_up({"the first": [a], "the second": [b]}, kinds)
+    sizes = tuple(len(a.values[name]) for name in groups)
+    return Places(groups, sizes, _places(a, groups, within), _places(b, groups, within))
+
+
 def disagreements(
     a: Scores,
     b: Scores,
@@ -125,17 +165,12 @@ def disagreements(
     """
     if top < 1:
         raise InputError(f"at least 1 unit is asked for, not {top}")
-    groups = lined_up({"the first": [a], "the second": [b]}, kinds)
-    places = [_places(scores, groups, within) for scores in (a, b)]
-    sizes = [len(a.values[name]) for name in groups]
-    names = [(name, position) for name, size in zip(groups, sizes, strict=True) for position in range(size)]
-    found = []
-    for i in np.argsort(-np.abs(places[0] - places[1]), kind="stable")[:top]:
-        group, position = names[i]
+    places = placed(a, b, within=within, kinds=kinds)
+    units, found = places.units(), []
+    for i in places.order()[:top]:
+        group, position = units[i]
         said = {} if facts is None else facts.at(group, position)
-        found.append(
-            Disagreement(f"{group}.{position}", group, position, float(places[0][i]), float(places[1][i]), said)
-        )
+        found.append(Disagreement(f"{group}.{position}", group, position, float(places.a[i]), float(places.b[i]), said))
     return tuple(found)
 
 

@@ -2,9 +2,6 @@
 
 from graphprune.plots.agreement import agreement as agreement
 from graphprune.plots.anatomy import anatomy as anatomy
-from graphprune.plots.anatomy import sparsity_by_block as sparsity_by_block
-from graphprune.plots.compared import disagreement as disagreement
-from graphprune.plots.compared import overlap as overlap
 from graphprune.plots.comparison import agreement_matrix as agreement_matrix
 from graphprune.plots.comparison import block_agreement as block_agreement
 from graphprune.plots.comparison import overlap_curves as overlap_curves
@@ -35,12 +32,10 @@ __all__ = [
     "anatomy",
     "block_agreement",
     "credit_map",
-    "disagreement",
     "importance",
     "kept_and_removed",
     "learning_curve",
     "neighbourhood",
-    "overlap",
     "overlap_curves",
     "percolation_curves",
     "predicted_and_measured",
@@ -51,7 +46,6 @@ __all__ = [
     "removed",
     "robustness_curves",
     "scatter",
-    "sparsity_by_block",
     "strongest_units",
     "study_curves",
 ]

@@ -1,6 +1,5 @@
 """Anatomy: the model as a picture, its blocks from the input up, coloured by a score, with what a mask removes."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -188,45 +187,3 @@ def _add_stream(figure: go.Figure, scores: Scores | None, n_blocks: int) -> None
             )},
         ), row=1, col=1,
     )  # fmt: skip
-
-
-def sparsity_by_block(
-    units: UnitTable, masks: Mapping[str, Mask], *, title: str = "How much goes from which block"
-) -> go.Figure:
-    """The share of each block's parameters that masks remove: a line a mask, attention and MLP beside each other.
-
-    Args:
-        units: of the model.
-        masks: by label.
-        title: of the figure.
-
-    Raises:
-        ValueError: there are no masks.
-    """
-    if not masks:
-        raise ValueError("a figure of masks needs at least one")
-    figure = make_subplots(cols=2, shared_yaxes=True, subplot_titles=[kind_name(kind) for kind in KINDS])
-    for i, (label, mask) in enumerate(masks.items()):
-        parts = parts_of(units, mask=mask)
-        for column, kind in enumerate(KINDS, start=1):
-            here = [part for part in parts if part.kind == kind]
-            figure.add_trace(
-                go.Scatter(
-                    x=[part.layer for part in here], y=[part.sparsity for part in here], name=label, legendgroup=label,
-                    showlegend=column == len(KINDS), mode="lines+markers", customdata=[[part.group] for part in here],
-                    line={"color": LINES[i % len(LINES)], "dash": DASHES[i % len(DASHES)], "shape": "hvh"},
-                    marker={"symbol": MARKS[i % len(MARKS)], "size": 7},
-                    hovertemplate=f"<b>{label}, block %{{x}}</b><br>%{{y:.1%}} of its parameters go<extra></extra>",
-                ), row=1, col=column,
-            )  # fmt: skip
-    figure = styled(
-        figure, title, "share of the parameters of a block's heads or neurons that go", height=360, showlegend=True,
-        legend={"orientation": "h", "y": -0.25},
-    )  # fmt: skip
-    figure.update_xaxes(title_text="block", gridcolor=GRID)
-    return figure.update_yaxes(tickformat=".0%", gridcolor=GRID, rangemode="tozero")
-
-
-LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-DASHES = ("solid", "dash", "dot", "dashdot")
-MARKS = ("circle", "square", "diamond", "cross")

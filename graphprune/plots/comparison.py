@@ -132,6 +132,7 @@ def block_agreement(
             go.Heatmap(
                 x=[_layer(scope) for scope in scopes], y=others,
                 z=[[_number(cell.value) for cell in row] for row in cells],
+                customdata=[[scope.name for scope in scopes]] * len(others),
                 hovertext=[
                     [f"{scope.name}<br>{_hover(against, label, cell)}" for scope, cell in zip(scopes, row, strict=True)]
                     for label, row in zip(others, cells, strict=True)

@@ -47,6 +47,7 @@ def removed(
             x=[int(name.split(".")[1]) for name in groups], y=[*masks], coloraxis="coloraxis", xgap=1, ygap=1,
             z=[[count / size for count, size in zip(row, sizes, strict=True)] for row in gone],
             text=[[f"{count:,} of {size:,}" for count, size in zip(row, sizes, strict=True)] for row in gone],
+            customdata=[groups] * len(masks),
             hovertemplate="<b>%{y}</b><br>block %{x}: %{text}, %{z:.1%}<extra></extra>",
         ), row=1, col=column)  # fmt: skip
     figure.update_xaxes(title_text="block", showgrid=False, zeroline=False)

@@ -85,6 +85,9 @@ def colour_bar(title: str, **settings: Any) -> dict[str, Any]:
 def dark(figure: go.Figure) -> go.Figure:
     """The figure's colours turned for a dark page; its data are the same."""
     ink, grid, paper = "#e6e6e6", "#444444", "rgba(0,0,0,0)"
+    for trace in figure.data:
+        if trace.type == "scatter" and trace.line.color == INK:
+            trace.line.color = ink
     figure.update_layout(font_color=ink, paper_bgcolor=paper, plot_bgcolor=paper, hoverlabel_font_color=None)
     figure.update_xaxes(gridcolor=grid, linecolor=grid, tickfont_color=ink, zerolinecolor=grid)
     figure.update_yaxes(gridcolor=grid, linecolor=grid, tickfont_color=ink, zerolinecolor=grid)

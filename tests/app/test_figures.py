@@ -12,7 +12,7 @@ from graphprune.explorer import render
 from graphprune.explorer.data import RunData
 from graphprune.explorer.rendering import as_text
 from graphprune.explorer.state import State
-from graphprune.explorer.views import FIGURES, PAGES, TEXTS, drawn
+from graphprune.explorer.views import FIGURES, PAGES, TABLES, TEXTS, drawn
 from tests.cli.runner import Cli
 
 MOST = 1_000_000  # bytes of an answer
@@ -42,6 +42,15 @@ def test_every_text_is_written(name: str, data: RunData) -> None:
     assert TEXTS[name](data, data.resolved(SHOWN)) is not None
 
 
+@pytest.mark.parametrize("name", TABLES)
+def test_a_page_of_every_table_fits_into_an_answer(name: str, data: RunData) -> None:
+    table = TABLES[name](data, data.resolved(SHOWN))
+    page = table.page({"startRow": 0, "endRow": 10_000})
+    assert page["rowCount"] == len(table) > 0
+    assert len(json.dumps(page)) < MOST
+    assert table.names in {"", *page["rowData"][0]}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_control_of_a_page_is_a_field_of_the_state(page: str, data: RunData) -> None:
     text = json.dumps(
@@ -53,6 +62,15 @@ def test_every_control_of_a_page_is_a_field_of_the_state(page: str, data: RunDat
 
 def _plain(component: object) -> object:
     return component.to_plotly_json()  # type: ignore[attr-defined]
+
+
+def test_lines_that_are_drawn_in_ink_are_light_on_a_dark_page(data: RunData) -> None:
+    chance = [
+        next(trace for trace in drawn("overlap", data, State(theme=theme, score="wanda", against="magnitude")).data
+             if trace.name == "by chance").line.color
+        for theme in ("light", "dark")
+    ]  # fmt: skip
+    assert int(chance[0][1:3], 16) < 128 < int(chance[1][1:3], 16)
 
 
 def test_a_unit_that_there_is_not_is_named(data: RunData) -> None:

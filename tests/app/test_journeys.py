@@ -15,6 +15,15 @@ from tests.app.conftest import served, served_alone
 ANATOMY = '[id=\'{"name":"anatomy","part":"figure"}\'] .js-plotly-plot'
 
 
+def opened(page: Page, address: str) -> None:
+    """Goes to a page and waits until all of its figures are there: what is typed earlier, the page may take back."""
+    page.goto(address)
+    page.wait_for_function("""() => {
+        const titles = Array.from(document.querySelectorAll("section h2"));
+        return titles.length > 0 && titles.every((title) => title.textContent);
+    }""")
+
+
 def choose(page: Page, label: str, option: str) -> None:
     page.get_by_role("combobox", name=label).or_(page.get_by_role("textbox", name=label)).first.click()
     page.get_by_role("option", name=option, exact=True).click()
@@ -28,7 +37,7 @@ def colours(page: Page) -> list[float]:
 
 
 def test_the_overview_shows_the_model_and_is_coloured_by_another_score(page: Page, address: str) -> None:
-    page.goto(address)
+    opened(page, address)
     expect(page.get_by_text("1,738,368")).to_be_visible()
     expect(page.get_by_role("heading", name="The model, block by block")).to_be_visible()
     before = colours(page)
@@ -44,7 +53,7 @@ def test_the_overview_shows_the_model_and_is_coloured_by_another_score(page: Pag
 def test_a_selection_is_in_the_link_and_a_copied_link_shows_the_same(
     page: Page, browser: Browser, address: str
 ) -> None:
-    page.goto(address)
+    opened(page, address)
     page.get_by_label("Selected unit").fill("neuron.3.17")
     expect(page.get_by_text("neuron.3.17: one unit")).to_be_visible()
     choose(page, "Mask", "wanda-0.2")
@@ -66,14 +75,40 @@ def test_a_selection_is_in_the_link_and_a_copied_link_shows_the_same(
 
 
 def test_a_click_on_a_block_selects_it(page: Page, address: str) -> None:
-    page.goto(address)
-    colours(page)
+    opened(page, address)
     box = page.locator(f"{ANATOMY} .barlayer .trace").nth(1).locator(".point path").nth(4).bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + box["width"] / 3, box["y"] + box["height"] / 2)
     page.mouse.click(box["x"] + box["width"] / 3, box["y"] + box["height"] / 2)
     expect(page.get_by_label("Selected unit")).to_have_value("neuron.4")
     expect(page.get_by_text("neuron.4: 512 units")).to_be_visible()
+
+
+def test_the_units_judged_most_differently_are_sorted_filtered_and_selected(page: Page, address: str) -> None:
+    opened(page, f"{address}?view=compare&score=wanda&against=magnitude&within=kind")
+    grid = page.locator(".ag-root-wrapper")
+    grid.scroll_into_view_if_needed()
+    expect(grid.get_by_text("of 3,120")).to_be_visible()
+    first = page.locator('.ag-row[row-index="0"] [col-id="unit"]')
+    furthest = first.inner_text()
+    page.get_by_role("columnheader", name="difference").get_by_text("difference").click()
+    expect(first).not_to_have_text(furthest)
+    page.locator('.ag-header-cell[col-id="kind"] .ag-header-cell-filter-button').click()
+    page.get_by_role("textbox", name="Filter Value").first.fill("head")
+    expect(grid.get_by_text("of 48")).to_be_visible()
+    lowest = first.inner_text()
+    assert lowest.startswith("head.")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="download differences as CSV").click()
+    lines = download.value.path().read_text().splitlines()
+    assert len(lines) == 49
+    assert lines[1].startswith(lowest)
+    page.keyboard.press("Escape")
+    first.click()
+    expect(page.get_by_label("Selected unit")).to_have_value(lowest)
+    expect(grid.get_by_text("of 48")).to_be_visible()
+    page.get_by_role("tab", name="Graph").click()
+    expect(page.get_by_role("heading", name=f"What {lowest} takes from and gives to")).to_be_visible()
 
 
 @pytest.mark.slow
@@ -83,7 +118,7 @@ def test_the_slider_says_at_once_what_stays_and_the_same_is_then_pruned_for_real
 ) -> None:
     shutil.copytree(run_folder, tmp_path / "run")
     with served_alone(tmp_path / "run") as address:
-        page.goto(f"{address}?view=prune&score=magnitude&units=neuron&sparsity=0.24")
+        opened(page, f"{address}?view=prune&score=magnitude&units=neuron&sparsity=0.24")
         expect(page.get_by_text(left(tiny, 0.24))).to_be_visible()
         page.get_by_role("slider").focus()
         page.keyboard.press("ArrowRight")

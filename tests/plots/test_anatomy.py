@@ -44,11 +44,6 @@ def test_colours_are_shares_of_the_highest_mean_of_the_kind(model: Model) -> Non
     np.testing.assert_allclose(np.array(bar.marker.color, dtype=float), means / means.max())
 
 
-def test_sparsity_by_block_is_the_share_that_goes(model: Model) -> None:
-    figure = plots.sparsity_by_block(model.units, {"half": half(model)})
-    assert [list(trace.y) for trace in figure.data] == [[0, 0], [0, 0.5]]
-
-
 def test_every_unit_is_counted_once_as_staying_or_going(model: Model) -> None:
     figure = plots.kept_and_removed(scored(model), half(model), ["neuron.0", "neuron.1"])
     counts = {trace.name.split(":")[0]: int(sum(trace.y)) for trace in figure.data}
@@ -58,6 +53,6 @@ def test_every_unit_is_counted_once_as_staying_or_going(model: Model) -> None:
 
 def test_what_cannot_be_drawn_says_why(model: Model) -> None:
     with pytest.raises(ValueError, match="at least one"):
-        plots.sparsity_by_block(model.units, {})
+        plots.kept_and_removed(scored(model), half(model), [])
     with pytest.raises(ValueError, match=r"resid\.0 has no scores"):
         plots.kept_and_removed(scored(model), half(model), ["resid.0"])

@@ -38,8 +38,6 @@ FIGURES: dict[str, Callable[[ModelGraph], go.Figure]] = {
     "credit_map": lambda _: plots.credit_map({("resid.0", "attn.0"): 0.4, ("resid.0", "resid.1"): 0.6}),
     "neighbourhood": lambda _: plots.neighbourhood("neuron.0.1", [("resid.1.3", 0.2)], [("resid.2.1", 0.1)]),
     "strongest_units": lambda _: plots.strongest_units([("neuron.0.1", 0.3), ("neuron.0.2", 0.1)]),
-    "overlap": lambda _: plots.overlap(SCORES, SCORES, labels=("a", "b")),
-    "disagreement": lambda _: plots.disagreement(SCORES, SCORES, labels=("a", "b")),
     "kept_and_removed": lambda _: plots.kept_and_removed(SCORES, Mask.full(UNITS), ["neuron.0"]),
     "study_curves": lambda _: plots.study_curves(studied()),
     "sparsity_by_block": lambda _: plots.sparsity_by_block(UNITS, {"all": Mask.full(UNITS)}),

@@ -49,10 +49,12 @@ def slider(field: str, label: str, value: float, *, low: float, high: float, ste
     )  # fmt: skip
 
 
-def text_input(field: str, label: str, value: str, *, placeholder: str, help_: str = "") -> Any:
+def text_input(
+    field: str, label: str, value: str, *, placeholder: str, help_: str = "", width: int = 190
+) -> Any:  # fmt: skip
     return dmc.TextInput(
         id={"control": field}, label=label, value=value, placeholder=placeholder, description=help_ or None,
-        debounce=400, miw=190, spellCheck=False,
+        debounce=400, miw=width, spellCheck=False,
     )  # fmt: skip
 
 

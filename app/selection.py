@@ -22,7 +22,7 @@ def place(data: RunData, unit: str) -> tuple[str, int | None]:
         InputError: there is no such group or unit.
     """
     parts = unit.strip().split(".")
-    sizes = data.units().sizes() | {f"resid.{k}": width for k, width in _stream(data).items()}
+    sizes = groups(data)
     group = ".".join(parts[:2])
     if group not in sizes or len(parts) > 3 or not all(part.isdigit() for part in parts[2:]):
         raise InputError(f"no unit is named {unit!r}; names are like neuron.3.17, head.0.2, resid.4.100 or neuron.3")
@@ -33,10 +33,11 @@ def place(data: RunData, unit: str) -> tuple[str, int | None]:
     return group, int(parts[2])
 
 
-def _stream(data: RunData) -> dict[int, int]:
+def groups(data: RunData) -> dict[str, int]:
+    """How many units every group has: heads, neurons, and the channels of the stream at each of its places."""
     facts = data.manifest()["model"]
     width, n = facts.get("d_model", 0), facts.get("n_layers", 0)
-    return dict.fromkeys(range(2 * n + 1), width)
+    return data.units().sizes() | {f"resid.{k}": width for k in range(2 * n + 1)}
 
 
 def selected(data: RunData, state: State) -> Any:

@@ -32,6 +32,7 @@ class State:
         units: what may go.
         share: of the credit that the shown edges hold.
         n: how many neighbours, units or rows.
+        find: what units are looked for: ``neuron block:3 score:>0.9``.
         edit: units that are kept or removed by hand: ``-neuron.3.17,+head.0.1``.
         theme: light or dark.
     """
@@ -50,6 +51,7 @@ class State:
     units: str = "all"
     share: float = 0.9
     n: int = 12
+    find: str = ""
     edit: str = ""
     theme: str = "light"
 

@@ -92,6 +92,12 @@ class CreditFlow:
                 flow[here] += block.push(there[slice(*block.src)]) * self.per_weight[here]
         return torch.where(members, 0.0, flow)
 
+    def unit_of(self, node: int) -> str:
+        """The unit that a node is part of: `neuron.3.17`."""
+        coarse, part_of = self._units
+        kind, layer, position = (self.graph.nodes if coarse is None else coarse.nodes).locate(int(part_of[node]))
+        return f"{kind}.{layer}.{position}"
+
     def strongest(self, flow: Nodes, n: int) -> list[tuple[str, float]]:
         """The units with the largest flow, by name (`neuron.3.17`), largest first."""
         coarse, part_of = self._units

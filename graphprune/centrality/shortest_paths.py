@@ -31,7 +31,14 @@ class Length:
             raise ValueError(f"{name} must be None, 'weight' or 'inverse', not {distance!r}")
         if distance == "weight" and nonnegative is not None:
             refuse_negative(nonnegative, "a length")
-        self.distance = distance
+        self.distance: str | None = distance
+
+    @classmethod
+    def of_products(cls) -> "Length":
+        """Lengths that add up as weights multiply: ``-log |w|``, negative above one; weight zero is no edge."""
+        length = cls("weight")
+        length.distance = "product"
+        return length
 
     def cost(self, block: EdgeBlock) -> int:
         """How many numbers a sweep from one source looks at."""
@@ -42,6 +49,8 @@ class Length:
         """The lengths of edges of these weights, in float64."""
         if self.distance is None:
             return torch.ones_like(weights, dtype=torch.float64)
+        if self.distance == "product":
+            return -weights.double().abs().log()
         return weights.double() if self.distance == "weight" else weights.double().abs().reciprocal()
 
     def nearest(self, block: Block, x: torch.Tensor) -> torch.Tensor:
@@ -127,14 +136,26 @@ def _smallest(values: torch.Tensor, groups: torch.Tensor, n: int) -> torch.Tenso
 
 
 def shortest(
-    graph: ModelGraph, start: Values, length: Length, *, backward: bool = False, since: int | None = None
+    graph: ModelGraph,
+    start: Values,
+    length: Length,
+    *,
+    sender: Float[torch.Tensor, " n_nodes"] | None = None,
+    backward: bool = False,
+    since: int | None = None,
 ) -> Values:
     """The length of the shortest path to each node from wherever ``start`` isn't infinite; infinity if there is none.
 
-    Min-plus sums in topological order, so negative lengths are fine. ``since`` is as of `sweep`.
+    Min-plus sums in topological order, so negative lengths are fine. ``sender`` is added to all that a node sends,
+    which are its own paths without it. ``since`` is as of `sweep`.
     """
 
     def step(block: EdgeBlock, sent: torch.Tensor) -> torch.Tensor:
         return block.apply(length.nearest_back if backward else length.nearest, sent, torch.inf, backward=backward)
 
-    return sweep(graph, start.clone(), step, torch.minimum, backward=backward, since=since)
+    def send(final: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        return final if sender is None else final + sender[first:last]
+
+    return sweep(
+        graph, start.clone(), step, torch.minimum, send=None if sender is None else send, backward=backward, since=since
+    )  # fmt: skip

@@ -63,7 +63,7 @@ def credit_map(
     figure.add_trace(
         go.Scatter(
             x=[places[name][0] for name in stream], y=[places[name][1] for name in stream], mode="lines",
-            line={"color": colour("resid"), "width": 1}, hoverinfo="skip", showlegend=False,
+            line={"color": colour("resid"), "width": 3}, hoverinfo="skip", showlegend=False,
         )
     )  # fmt: skip
     _add_middles(figure, kept, places)

@@ -17,7 +17,9 @@ from tests.cli.runner import Cli
 
 MOST = 1_000_000  # bytes of an answer
 OF_A_SEARCH = ("learned", "foretold")
-SHOWN = State(score="wanda", against="magnitude", mask="wanda-0.2", beside="wanda-0.2", unit="neuron.3.17")
+SHOWN = State(
+    score="wanda", against="magnitude", mask="wanda-0.2", beside="wanda-0.2", unit="neuron.3.17", find="neuron block:2"
+)
 
 
 @pytest.fixture

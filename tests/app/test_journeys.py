@@ -90,6 +90,7 @@ def test_the_units_judged_most_differently_are_sorted_filtered_and_selected(page
     grid.scroll_into_view_if_needed()
     expect(grid.get_by_text("of 3,120")).to_be_visible()
     first = page.locator('.ag-row[row-index="0"] [col-id="unit"]')
+    expect(first).to_contain_text(".")
     furthest = first.inner_text()
     page.get_by_role("columnheader", name="difference").get_by_text("difference").click()
     expect(first).not_to_have_text(furthest)
@@ -109,6 +110,23 @@ def test_the_units_judged_most_differently_are_sorted_filtered_and_selected(page
     expect(grid.get_by_text("of 48")).to_be_visible()
     page.get_by_role("tab", name="Graph").click()
     expect(page.get_by_role("heading", name=f"What {lowest} takes from and gives to")).to_be_visible()
+
+
+def test_a_neuron_is_searched_and_its_neighbours_and_strongest_paths_are_shown(page: Page, address: str) -> None:
+    opened(page, f"{address}?view=graph&score=wanda")
+    query = page.get_by_label("What to look for")
+    query.fill("neurn")
+    expect(page.get_by_text("'neurn' is not understood")).to_be_visible()
+    query.fill("neuron block:3 place:>99")
+    expect(page.get_by_text("6 units of neurons, block 3, place above 99.")).to_be_visible()
+    best = page.locator('.ag-row[row-index="0"] [col-id="unit"]')
+    expect(best).to_contain_text("neuron.3.")
+    unit = best.inner_text()
+    best.click()
+    expect(page.get_by_label("Selected unit")).to_have_value(unit)
+    expect(page.get_by_role("heading", name=f"What {unit} takes from and gives to")).to_be_visible()
+    expect(page.get_by_role("heading", name=f"The strongest paths through {unit}")).to_be_visible()
+    expect(query).to_have_value("neuron block:3 place:>99")
 
 
 @pytest.mark.slow

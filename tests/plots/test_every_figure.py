@@ -37,6 +37,9 @@ FIGURES: dict[str, Callable[[ModelGraph], go.Figure]] = {
     "anatomy": lambda _: plots.anatomy(UNITS),
     "credit_map": lambda _: plots.credit_map({("resid.0", "attn.0"): 0.4, ("resid.0", "resid.1"): 0.6}),
     "neighbourhood": lambda _: plots.neighbourhood("neuron.0.1", [("resid.1.3", 0.2)], [("resid.2.1", 0.1)]),
+    "strongest_paths": lambda _: plots.strongest_paths(
+        "neuron.0.1", [(["resid.0.3", "neuron.0.1", "resid.2.0"], -3.0)]
+    ),
     "strongest_units": lambda _: plots.strongest_units([("neuron.0.1", 0.3), ("neuron.0.2", 0.1)]),
     "kept_and_removed": lambda _: plots.kept_and_removed(SCORES, Mask.full(UNITS), ["neuron.0"]),
     "study_curves": lambda _: plots.study_curves(studied()),

@@ -43,7 +43,6 @@ FIGURES: dict[str, Callable[[ModelGraph], go.Figure]] = {
     "strongest_units": lambda _: plots.strongest_units([("neuron.0.1", 0.3), ("neuron.0.2", 0.1)]),
     "kept_and_removed": lambda _: plots.kept_and_removed(SCORES, Mask.full(UNITS), ["neuron.0"]),
     "study_curves": lambda _: plots.study_curves(studied()),
-    "sparsity_by_block": lambda _: plots.sparsity_by_block(UNITS, {"all": Mask.full(UNITS)}),
 }
 OF_A_GRAPH = ("profile", "agreement", "ranked", "scatter")
 every_figure = pytest.mark.parametrize("name", FIGURES)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from graphprune.models.model import Model as Model
     from graphprune.pruning import prune as prune
     from graphprune.scorers import score as score
-    from graphprune.studying import study as study
+    from graphprune.steps.studying import study as study
 
 __version__ = "0.1.0"
 
@@ -42,7 +42,7 @@ _HOME = {
     "load_model": "models.load",
     "prune": "pruning",
     "score": "scorers",
-    "study": "studying",
+    "study": "steps.studying",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605
 

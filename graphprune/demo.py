@@ -19,9 +19,9 @@ from graphprune.methods import Cut, Recipe
 from graphprune.models.fetch import NAMED
 from graphprune.models.load import load_model
 from graphprune.models.model import Model
-from graphprune.pipeline import Calibration, export_step, open_run, prune_step, rank_step, score_step
 from graphprune.pruning import cut
 from graphprune.scorers import SCORERS
+from graphprune.steps.pipeline import Calibration, export_step, open_run, prune_step, rank_step, score_step
 
 SPARSITIES = (0.1, 0.2, 0.4)
 SHIPPED = Path(__file__).parent / "models" / "tiny"

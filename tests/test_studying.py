@@ -9,15 +9,16 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
-from graphprune import Model, evaluate, prune, studying
+from graphprune import Model, evaluate, prune
 from graphprune.core.errors import GraphpruneError, InputError
 from graphprune.core.units import NEURON
 from graphprune.methods import Cut, Recipe
 from graphprune.prediction.executors import Executor
 from graphprune.pruning import Evidence
+from graphprune.steps import studying
+from graphprune.steps.studying import Bench, share_of, study, study_step
 from graphprune.studies.study import Study, Way
 from graphprune.studies.table import Table
-from graphprune.studying import Bench, share_of, study, study_step
 from tests.cli.runner import CALIBRATION, EVALUATION, TEXTS
 from tests.evaluation.test_tasks import QUESTIONS
 from tests.studies.made import written

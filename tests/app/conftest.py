@@ -19,7 +19,7 @@ from graphprune.explorer import create_app
 from graphprune.explorer.server import Quiet
 from graphprune.methods import Recipe
 from graphprune.models.model import Model
-from graphprune.pipeline import Calibration, export_step, open_run, prune_step, rank_step, score_step
+from graphprune.steps.pipeline import Calibration, export_step, open_run, prune_step, rank_step, score_step
 from tests.cli.runner import CALIBRATION
 from tests.cli.runner import cli as make_cli
 

@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from graphprune import Comparison, load_model
-from graphprune.comparing import Laboratory, Measured, audit_step, compare_step, told
 from graphprune.comparison.consequence import Consequence, Consequences, Series
 from graphprune.core.io import digest
-from graphprune.pipeline import Calibration, export_step, open_run, rank_step, score_step
 from graphprune.plots import (
     agreement_matrix,
     block_agreement,
@@ -28,6 +26,10 @@ from graphprune.plots import (
     predictive,
     robustness_curves,
 )
+from graphprune.steps.auditing import audit_step
+from graphprune.steps.comparing import compare_step
+from graphprune.steps.consequences import Laboratory, Measured, told
+from graphprune.steps.pipeline import Calibration, export_step, open_run, rank_step, score_step
 from tests.benchmarks.results import Results
 
 SCORERS: list[tuple[str, str, dict[str, Any]]] = [

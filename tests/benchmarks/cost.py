@@ -14,7 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from graphprune import Mask, Model, load_model
-from graphprune.costing import cost_step, tables
 from graphprune.evaluation.cost import ASSUMES, WHY_NO_SPEED
 from graphprune.evaluation.speed import Workload
 from graphprune.methods import Cut, Recipe
@@ -22,6 +21,7 @@ from graphprune.models import tiny
 from graphprune.models.model import DTYPES
 from graphprune.pruning import Evidence, apply
 from graphprune.solvers.scores import Influence
+from graphprune.steps.costing import cost_step, tables
 from graphprune.surgery.checkpoint import save_pruned
 
 TEXT = Path(*tiny.__path__) / "calibration.txt"

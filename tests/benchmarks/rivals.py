@@ -24,8 +24,8 @@ from graphprune.core.io import save_tensors
 from graphprune.core.units import HEAD, KV_HEAD, NEURON
 from graphprune.evaluation.evaluate import evaluate
 from graphprune.methods import Cut, Recipe
+from graphprune.steps.studying import study
 from graphprune.studies.study import Draw, Judging, Study, Way
-from graphprune.studying import study
 from tests.benchmarks.results import Results
 from tests.benchmarks.rival import RIVALS
 

@@ -24,7 +24,6 @@ from graphprune.calibration.text import read_text, spread, windows
 from graphprune.evaluation.perplexity import perplexity
 from graphprune.methods import Cut, Recipe
 from graphprune.models.model import build_causal_lm
-from graphprune.pipeline import Calibration, open_run
 from graphprune.prediction.architecture import Architecture
 from graphprune.prediction.data import Data
 from graphprune.prediction.executors import Executor
@@ -33,7 +32,8 @@ from graphprune.prediction.report import agreement, compared, coverage, learning
 from graphprune.prediction.sampling import sampled
 from graphprune.prediction.search import STRATEGIES, Found, Options, Task, check_installed, random_search
 from graphprune.pruning import apply
-from graphprune.searching import Bench, Goal, Judged, default_recipe
+from graphprune.steps.pipeline import Calibration, open_run
+from graphprune.steps.searching import Bench, Goal, Judged, default_recipe
 from graphprune.surgery.cut import zeroed
 
 UNSEEN = 12

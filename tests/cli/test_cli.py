@@ -11,21 +11,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy import sparse
 
-from graphprune import cli as command_line
 from graphprune import load_model
 from graphprune.centrality import CENTRALITIES
 from graphprune.centrality.result import DIRECTIONS
-from graphprune.conversion import EDGE_SCORES
+from graphprune.cli import arguments, masks, models, pruning, ranking, searching
 from graphprune.core.graph import LEVELS, WEIGHTS
 from graphprune.core.mask import Mask
 from graphprune.core.scores import Scores
-from graphprune.exchanging import COMBINED
 from graphprune.methods import ALLOCATION_NAMES, COMPENSATIONS, PRESETS, SCORER_NAMES
 from graphprune.prediction.regressors import REGRESSORS
 from graphprune.prediction.sampling import DESIGNS
 from graphprune.prediction.search import STRATEGIES
 from graphprune.scorers import SCORERS
 from graphprune.scorers.vote import Rule
+from graphprune.steps.conversion import EDGE_SCORES
+from graphprune.steps.exchanging import COMBINED
 from tests.cli.runner import CALIBRATED, EVALUATION, SMALL, Cli, files
 
 COMMANDS = (
@@ -76,21 +76,21 @@ def test_no_command_prints_help_and_exits_with_2(cli: Cli) -> None:
 
 
 def test_names_that_help_shows_are_those_of_the_tables() -> None:
-    assert set(command_line.SCORERS) == SCORERS.keys()
-    assert set(command_line.METHODS) == PRESETS.keys()
-    assert command_line.ALLOCATIONS == ALLOCATION_NAMES
-    assert command_line.DECIDERS == SCORER_NAMES
-    assert set(command_line.CENTRALITIES) == CENTRALITIES.keys()
-    assert command_line.LEVELS == LEVELS
-    assert command_line.WEIGHTS == WEIGHTS
-    assert command_line.DIRECTIONS == DIRECTIONS
-    assert command_line.COMPENSATIONS == COMPENSATIONS
-    assert set(command_line.EDGE_SCORES) == EDGE_SCORES.keys()
-    assert set(command_line.STRATEGIES) == STRATEGIES.keys()
-    assert set(command_line.DESIGNS) == DESIGNS.keys()
-    assert set(command_line.PREDICTORS) == REGRESSORS.keys()
-    assert get_args(Rule) == command_line.VOTES
-    assert set(command_line.COMBINED) == COMBINED.keys()
+    assert set(arguments.SCORERS) == SCORERS.keys()
+    assert set(arguments.METHODS) == PRESETS.keys()
+    assert pruning.ALLOCATIONS == ALLOCATION_NAMES
+    assert arguments.DECIDERS == SCORER_NAMES
+    assert set(ranking.CENTRALITIES) == CENTRALITIES.keys()
+    assert arguments.LEVELS == LEVELS
+    assert models.WEIGHTS == WEIGHTS
+    assert ranking.DIRECTIONS == DIRECTIONS
+    assert arguments.COMPENSATIONS == COMPENSATIONS
+    assert set(models.EDGE_SCORES) == EDGE_SCORES.keys()
+    assert set(searching.STRATEGIES) == STRATEGIES.keys()
+    assert set(searching.DESIGNS) == DESIGNS.keys()
+    assert set(searching.PREDICTORS) == REGRESSORS.keys()
+    assert get_args(Rule) == masks.VOTES
+    assert set(masks.COMBINED) == COMBINED.keys()
 
 
 def test_a_method_is_made_of_what_there_is() -> None:
@@ -264,7 +264,7 @@ PRUNED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("method", command_line.METHODS)
+@pytest.mark.parametrize("method", arguments.METHODS)
 def test_prune_writes_a_mask_and_a_checkpoint_and_finds_them_again(cli: Cli, run: Path, method: str) -> None:
     arguments = ("prune", "tiny", "--method", method, "--sparsity", "0.2", "-o", run, *CALIBRATED, "--json")
     first = cli(*arguments).json

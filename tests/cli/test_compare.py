@@ -90,7 +90,7 @@ def test_an_audit_says_what_each_scorer_is(cli: Cli, run: Path, monkeypatch: pyt
     assert found["llmrank", "text"]["flagged"] is None
     assert said["flagged"] == sum(v["flagged"] is True for v in said["verdicts"])
     assert said["left_out"] == ["pagerank"]
-    monkeypatch.setattr("graphprune.comparing.Auditor.verdicts", lambda *_: pytest.fail("it was audited again"))
+    monkeypatch.setattr("graphprune.steps.auditing.Auditor.verdicts", lambda *_: pytest.fail("it was audited again"))
     assert cli("audit", run, "--json").json == said | {"found": True}
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from graphprune import Scores, evaluate, load_model, prune
 from graphprune.cli import main
-from graphprune.comparing import Laboratory
 from graphprune.comparison.consequence import Consequences, Series
+from graphprune.steps.consequences import Laboratory
 from tests.cli.runner import CALIBRATED, EVALUATION, Cli
 
 JUDGED = ("--text", str(EVALUATION), "--max-windows", "2")

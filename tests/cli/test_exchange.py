@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from graphprune import Model
-from graphprune import cli as command_line
+from graphprune.cli import main
 from graphprune.core.mask import Mask
 from graphprune.core.scores import Scores
 from graphprune.surgery.cut import zeroed
@@ -24,8 +24,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with two scores, and a mask by each."""
     run = tmp_path_factory.mktemp("made") / "run"
     for method in ("magnitude", "random"):
-        assert command_line.main(["score", "tiny", "--scorer", method, "-o", str(run)]) == 0
-        assert command_line.main(["prune", "tiny", "--method", method, "--sparsity", "0.2", "-o", str(run)]) == 0
+        assert main(["score", "tiny", "--scorer", method, "-o", str(run)]) == 0
+        assert main(["prune", "tiny", "--method", method, "--sparsity", "0.2", "-o", str(run)]) == 0
     return run
 
 

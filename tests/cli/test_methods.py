@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from graphprune import Model
 from graphprune.calibration.text import windows
-from graphprune.cli import ALLOCATIONS, COMPENSATIONS, DECIDERS, METHODS
+from graphprune.cli.arguments import COMPENSATIONS, DECIDERS, METHODS
+from graphprune.cli.pruning import ALLOCATIONS
 from graphprune.core.mask import Mask
 from graphprune.methods import ALLOCATION_NAMES, PRESETS, SCORER_NAMES
 from graphprune.methods import COMPENSATIONS as COMPENSATION_NAMES

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from graphprune import studying
-from graphprune.studying import Bench
+from graphprune.steps import studying
+from graphprune.steps.studying import Bench
 from tests.cli.runner import TEXTS, Cli
 from tests.studies.made import SMALL, written
 

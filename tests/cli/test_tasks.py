@@ -13,7 +13,7 @@ from graphprune.evaluation.tasks import Accuracy, Task, zero_shot
 from graphprune.prediction.architecture import Architecture
 from graphprune.prediction.measure import Bench, prepared
 from graphprune.pruning import Evidence
-from graphprune.searching import default_recipe
+from graphprune.steps.searching import default_recipe
 from graphprune.surgery.cut import zeroed
 from tests import families
 from tests.cli.runner import CALIBRATED, CALIBRATION, EVALUATION, Cli
@@ -69,7 +69,7 @@ def test_what_was_asked_is_not_asked_again(cli: Cli, folder: Path, run: Path, mo
     cli("prune", "tiny", "--method", "random", "--sparsity", 0.1, "-o", run)
     asked = ("evaluate", "tiny", "--tasks", "made", "--tasks-dir", folder, "-o", run, "--json")
     first = cli(*asked).json
-    monkeypatch.setattr("graphprune.examining.zero_shot", lambda *_, **__: pytest.fail("it was asked again"))
+    monkeypatch.setattr("graphprune.steps.examining.zero_shot", lambda *_, **__: pytest.fail("it was asked again"))
     assert cli(*asked).json == first
 
 

@@ -13,13 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from graphprune.core.errors import InputError
-from graphprune.costing import cost_step, tables
 from graphprune.evaluation import speed
 from graphprune.evaluation.cost import Cost, bound
 from graphprune.evaluation.memory import peak_memory
 from graphprune.evaluation.speed import DECODE, PREFILL, Spread, Workload, measure
 from graphprune.models.load import load_model
 from graphprune.models.model import Model
+from graphprune.steps.costing import cost_step, tables
 from graphprune.surgery.checkpoint import save_pruned
 from tests.families import MODEL_TYPES, decoder, perceptron, token_ids
 from tests.surgery.test_cut import scattered

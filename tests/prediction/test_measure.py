@@ -17,7 +17,7 @@ from graphprune.prediction.measure import Bench, Job, Stop, prepared
 from graphprune.prediction.pairs import PairStore
 from graphprune.prediction.sampling import sampled
 from graphprune.pruning import Evidence, apply
-from graphprune.searching import default_recipe
+from graphprune.steps.searching import default_recipe
 from graphprune.surgery.cut import zeroed
 from tests import families
 from tests.cli.runner import CALIBRATION, EVALUATION

@@ -13,7 +13,6 @@ from scipy.stats import spearmanr
 
 from graphprune import Scores
 from graphprune.cli import build_parser
-from graphprune.comparing import compare_step
 from graphprune.comparison.consequence import Consequence, Consequences, Series
 from graphprune.core.errors import FormatError, InputError
 from graphprune.core.io import write_json
@@ -21,11 +20,12 @@ from graphprune.core.mask import Mask
 from graphprune.core.run import Run
 from graphprune.methods import Cut, Recipe
 from graphprune.models.model import Model
-from graphprune.pipeline import Calibration, export_step, open_run, prune_step, score_step
 from graphprune.reporting.content import Content, gather
 from graphprune.reporting.page import page, printed
 from graphprune.reporting.source import Table
 from graphprune.reporting.step import report_step
+from graphprune.steps.comparing import compare_step
+from graphprune.steps.pipeline import Calibration, export_step, open_run, prune_step, score_step
 from tests.families import decoder
 
 MODEL = decoder("llama")

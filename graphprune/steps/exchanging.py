@@ -25,8 +25,8 @@ from graphprune.masks.exported import removed_lists, table
 from graphprune.masks.given import read_given
 from graphprune.models.load import load_model
 from graphprune.models.model import Model
-from graphprune.pipeline import open_run
 from graphprune.scorers.vote import Per, Rule, vote
+from graphprune.steps.pipeline import open_run
 from graphprune.surgery.checkpoint import save_pruned
 from graphprune.surgery.removed import removed
 from graphprune.surgery.shape import shape_of

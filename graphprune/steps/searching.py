@@ -22,7 +22,6 @@ from graphprune.evaluation.tasks import Accuracy
 from graphprune.evaluation.tasks import Task as Questions
 from graphprune.methods import BY_CURVES, BY_GRAPH, Cut, Recipe
 from graphprune.models.model import Model
-from graphprune.pipeline import Calibration, prune_step, score_step
 from graphprune.prediction.architecture import Architecture, Space
 from graphprune.prediction.data import Data, GraphFeatures
 from graphprune.prediction.executors import Executor, measured
@@ -34,6 +33,7 @@ from graphprune.prediction.search import STRATEGIES, Found, Options, Task, check
 from graphprune.pruning import Evidence, allocated, kinds_of
 from graphprune.scorers import scorer_options
 from graphprune.scorers.inputs import Scorer
+from graphprune.steps.pipeline import Calibration, prune_step, score_step
 
 STARTS = ("uniform", "log")
 COMPARED = ("uniform", "log", BY_GRAPH)

@@ -14,7 +14,7 @@ from graphprune.core.io import digest, read_json, write_json
 from graphprune.core.run import Run, checked_name
 from graphprune.evaluation.tasks import Task, TaskScore, check_limits, zero_shot
 from graphprune.models.model import Model
-from graphprune.pipeline import dtype_of
+from graphprune.steps.pipeline import dtype_of
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,12 @@ from graphprune.evaluation.tasks import Task, answered
 from graphprune.methods import Recipe
 from graphprune.models.load import load_model
 from graphprune.models.model import Model, build_causal_lm
-from graphprune.pipeline import dtype_of
 from graphprune.plots.image import image
 from graphprune.plots.study import study_curves
 from graphprune.prediction.executors import Executor
 from graphprune.pruning import Cutting, Evidence, apply
 from graphprune.scorers.inputs import Scorer
+from graphprune.steps.pipeline import dtype_of
 from graphprune.studies.store import VERSION, Result, Store
 from graphprune.studies.study import Cell, Draw, Judging, SparsityOf, Study
 from graphprune.studies.table import PERPLEXITY, Table

@@ -1,0 +1,1 @@
+"""What commands do: each step reads a run folder, computes, and keeps what it made there."""

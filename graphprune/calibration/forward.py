@@ -18,6 +18,7 @@ from graphprune.core.progress import progress
 from graphprune.core.stats import CalibrationStats, is_summed
 from graphprune.models.architecture import Decoder, Perceptron
 from graphprune.models.data import check_inputs, read_examples
+from graphprune.models.devices import alone
 from graphprune.models.model import Model
 from graphprune.models.naming import Naming, Place
 from graphprune.models.streamed import StreamedDecoder
@@ -217,7 +218,7 @@ def watch(
             inputs, outputs = (_inside(inside, hooks) for hooks in (before, after))
             with network.entered(f"layers.{layer}") as block, hooked(network.body, naming, inputs, outputs):
                 for window in hidden:
-                    output = block(window[None], **settings[layer])
+                    output = block(window[None].to(network.devices.of_block(layer)), **settings[layer])
                     window[:] = (output[0] if isinstance(output, tuple) else output)[0]
         for window in hidden if "model.norm" in before else ():
             before["model.norm"](window[None])
@@ -231,6 +232,7 @@ def _inside(block: str, hooks: Mapping[str, Callable[..., None]]) -> dict[str, C
 def _perceptron_sums(
     model: Model, inputs: torch.Tensor, *, dtype: torch.dtype | None, device: str
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    device = alone(device)
     network: Any = model.module(dtype=dtype, device=device)
     sums = _Accumulator()
     x = inputs.to(device=device, dtype=dtype or torch.float32)

@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from graphprune.core.errors import InputError, ModelError
 from graphprune.core.progress import progress
+from graphprune.models.devices import entrance
 from graphprune.models.model import Model
 
 
@@ -55,7 +56,7 @@ def gradients(
     for name, parameter in parameters.items():
         parameter.register_post_accumulate_grad_hook(_move_to(totals[name]))
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels may add up in any order
-        for row in progress(rows.to(device), "gradients", unit="window"):
+        for row in progress(rows.to(entrance(network, device)), "gradients", unit="window"):
             logits = network(input_ids=row[None], use_cache=False).logits[0, :-1].float()
             torch.nn.functional.cross_entropy(logits, row[1:]).backward()  # type: ignore[no-untyped-call]
     found = model.naming.canonical({name: total.div_(len(rows)).cpu() for name, total in totals.items()})

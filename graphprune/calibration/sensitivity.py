@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from graphprune.core.errors import InputError, ModelError
 from graphprune.core.progress import progress
+from graphprune.models.devices import entrance
 from graphprune.models.model import Model
 
 Sensitivity = dict[str, Float[torch.Tensor, " d_model"]]
@@ -45,15 +46,16 @@ def sensitivities(
     if not rows.numel():
         raise InputError("there is no calibration text to measure credit on")
     network: Any = model.module(dtype=dtype, device=device).requires_grad_(requires_grad=False)
+    place = entrance(network, device)
     writers = {f"head.{layer}": "o_proj" for layer in range(decoder.n_layers)}
     writers |= {f"neuron.{layer}": "down_proj" for layer in range(decoder.n_layers)}
-    totals = {name: torch.zeros(decoder.d_model, dtype=torch.float64, device=device) for name in writers}
+    totals = {name: torch.zeros(decoder.d_model, dtype=torch.float64, device=place) for name in writers}
     for name, part in writers.items():
-        place = decoder.naming.module(decoder.parameter(int(name.split(".")[1]), part))
-        network.get_submodule(place.module).register_forward_hook(_adding_squares(totals[name]))
-    generator = torch.Generator(device).manual_seed(seed)
+        module = decoder.naming.module(decoder.parameter(int(name.split(".")[1]), part)).module
+        network.get_submodule(module).register_forward_hook(_adding_squares(totals[name]))
+    generator = torch.Generator(place).manual_seed(seed)
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels may add up in any order
-        for row in progress(rows.to(device), "measuring credit", unit="window"):
+        for row in progress(rows.to(place), "measuring credit", unit="window"):
             logits = network(input_ids=row[None], use_cache=False).logits[0].float()
             drawn = torch.multinomial(logits.detach().softmax(dim=-1), 1, generator=generator)[:, 0]
             loss = torch.nn.functional.cross_entropy(logits, drawn, reduction="sum")
@@ -68,7 +70,7 @@ def _adding_squares(total: Float[torch.Tensor, " channels"]) -> Callable[..., to
     """A hook that adds the squared gradient of a layer's output to a total."""
 
     def add(gradient: torch.Tensor) -> None:
-        total.add_(gradient.reshape(-1, gradient.shape[-1]).float().square().sum(dim=0))
+        total.add_(gradient.reshape(-1, gradient.shape[-1]).float().square().sum(dim=0).to(total.device))
 
     def hook(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
         watched = output if output.requires_grad else output.detach().requires_grad_()

@@ -45,7 +45,11 @@ def calibration_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def machine_arguments(parser: Any) -> None:
-    parser.add_argument("--device", default="cpu", help="torch device of the forward passes (default cpu)")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="torch device of the forward passes (default cpu); export, score, prune, evaluate: auto spreads blocks",
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the forward passes")
 
 
@@ -80,10 +84,10 @@ def options_of(pairs: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def calibration_of(args: argparse.Namespace) -> Any:
+def calibration_of(args: argparse.Namespace, *, auto: bool = False) -> Any:
     from graphprune.steps.pipeline import Calibration
 
-    check_device(args.device)
+    check_device(args.device, auto=auto)
     sizes = {"n_samples": args.n_samples, "seq_len": args.seq_len, "seed": args.seed}
     return Calibration(args.calibration, **sizes, dtype=args.dtype, device=args.device)
 
@@ -100,9 +104,11 @@ def tasks_of(args: argparse.Namespace) -> Any:
     return find_tasks([name.strip() for name in args.tasks.split(",")], args.tasks_dir)
 
 
-def check_device(name: str) -> None:
+def check_device(name: str, *, auto: bool = False) -> None:
     import torch
 
+    if auto and name == "auto":
+        return
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:

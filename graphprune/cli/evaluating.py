@@ -33,7 +33,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from graphprune.steps.examining import examine_step
     from graphprune.steps.pipeline import dtype_of, evaluate_step
 
-    check_device(args.device)
+    check_device(args.device, auto=True)
     check_name(args.name)
     for name in ("max_windows", "batch_size"):
         if (value := getattr(args, name)) is not None and value < 1:

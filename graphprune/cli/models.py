@@ -78,7 +78,7 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
     from graphprune.models.load import load_model
     from graphprune.steps.pipeline import export_step, open_run
 
-    calibration = calibration_of(args)
+    calibration = calibration_of(args, auto=True)
     if args.weight in {"activation", "power"} and args.calibration is None:
         raise InputError(f"edge weights by {args.weight} need calibration; give --calibration FILE")
     model = load_model(args.model)

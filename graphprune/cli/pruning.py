@@ -92,7 +92,7 @@ def _prune(args: argparse.Namespace) -> dict[str, Any]:
     from graphprune.solvers.joint import JointOptions
     from graphprune.steps.pipeline import open_run, prune_step
 
-    calibration = calibration_of(args)
+    calibration = calibration_of(args, auto=True)
     if args.scores is not None and (args.scorer is not None or args.option):
         raise InputError("--scores are used as they are; --scorer and --option make new ones")
     if args.scores is not None and not args.scores.is_file():

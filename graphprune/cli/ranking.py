@@ -103,7 +103,7 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
     from graphprune.models.load import load_model
     from graphprune.steps.pipeline import calibrated_scorer, open_run, score_step
 
-    calibration, options = calibration_of(args), options_of(args.option)
+    calibration, options = calibration_of(args, auto=True), options_of(args.option)
     calibrated_scorer(args.scorer, options, calibration)
     check_name(args.name)
     model = load_model(args.model)

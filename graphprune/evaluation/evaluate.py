@@ -13,6 +13,7 @@ from graphprune.evaluation.perplexity import perplexity
 from graphprune.models.architecture import Perceptron
 from graphprune.models.checkpoint import Checkpoint
 from graphprune.models.data import check_inputs, read_examples
+from graphprune.models.devices import entrance
 from graphprune.models.model import Model
 
 
@@ -71,7 +72,7 @@ def evaluate(
         max_windows: at most this many, spread evenly over the text; all by default.
         batch_size: windows a forward pass; by default as many as keep the logits small.
         dtype: of the forward pass; the checkpoint's own by default (float32 for float16).
-        device: of the forward pass.
+        device: of the forward pass; `auto` spreads the model over the accelerators.
         against: the dense model, to measure how far the predictions are from its own (`divergence`).
 
     Raises:
@@ -98,13 +99,14 @@ def evaluate(
         rows = spread(windows(model.tokenizer, content, seq_len), max_windows)
     model.check_tokens(rows)
     network = model.module(dtype=dtype, device=device)
+    place = str(entrance(network, device))
     start = time.perf_counter()
     shape, kl = (rows.shape[0], rows.numel(), rows.shape[1]), None
     if against is None:
-        value = perplexity(network, rows, device=device, batch_size=batch_size)
+        value = perplexity(network, rows, device=place, batch_size=batch_size)
     else:
         dense = alongside(against.module(dtype=dtype, device=device))
-        found = divergence(network, dense, rows, device=device, batch_size=batch_size)
+        found = divergence(network, dense, rows, device=place, batch_size=batch_size)
         value, kl = found.perplexity, found.kl
     seconds = time.perf_counter() - start
     return replace(_report(model, value, None, shape, str(dtype).removeprefix("torch."), seconds), kl=kl)

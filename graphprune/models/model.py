@@ -25,6 +25,7 @@ from graphprune.models.architecture import (
     family_of,
 )
 from graphprune.models.checkpoint import Checkpoint, check_finite
+from graphprune.models.devices import AUTO, alone
 from graphprune.models.naming import CANONICAL, Canonical, Naming, naming_of
 from graphprune.models.perceptron import PerceptronModule, perceptron, perceptron_config, read_perceptron
 from graphprune.models.ragged import NOT_AGAIN, Ragged, is_ragged, layers_of, naming_of_layers, ragged, stock_config
@@ -233,7 +234,7 @@ class Model:
         return None if self._checkpoint is None else self.folder
 
     def module(self, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> nn.Module:
-        """The model, ready to run, in evaluation mode.
+        """The model, ready to run, in evaluation mode; spread by accelerate if the device is `auto`.
 
         Raises:
             ModelError: a weight is NaN or infinite, or `transformers` can't build it.
@@ -243,7 +244,9 @@ class Model:
         if isinstance(self.form, Perceptron):
             network = PerceptronModule(self.form)
             network.load_state_dict({name: self.parameters[name] for name in self.parameters})
-            return network.to(device=device, dtype=dtype).eval()
+            return network.to(device=alone(str(device)), dtype=dtype).eval()
+        if device == AUTO:
+            return build_causal_lm(self.config, self.parameters, self._stored, dtype, device_map=AUTO).eval()
         return build_causal_lm(self.config, self.parameters, self._stored, dtype).to(device).eval()
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from graphprune.core.errors import ModelError
+from graphprune.models.devices import AUTO, Device, Devices, spread
 from graphprune.models.model import Model
 from graphprune.models.naming import BLOCKS
 
@@ -22,15 +23,15 @@ class StreamedDecoder:
         model: where the parameters come from; they may be shared with the network's, so nobody writes into them.
         body: the network without its output embedding; on the meta device but for what is entered.
         dtype: of the forward passes.
-        device: of the forward passes.
+        devices: of the forward passes; of a block when it is entered.
         naming: what the network calls its parts.
     """
 
-    def __init__(self, model: Model, *, dtype: torch.dtype | None = None, device: str = "cpu") -> None:
+    def __init__(self, model: Model, *, dtype: torch.dtype | None = None, device: str | Devices = "cpu") -> None:
         from accelerate import init_empty_weights  # type: ignore[import-untyped]
         from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
-        self.model, self.device = model, device
+        self.model = model
         self.dtype = dtype or model.preferred_dtype()
         self.naming = model.naming
         self._stock = self.naming.stock(model.parameters)
@@ -42,9 +43,17 @@ class StreamedDecoder:
         except (ValueError, RuntimeError, KeyError) as error:
             raise ModelError(f"transformers cannot build the model: {error}") from error
         self.body = body.eval()
+        if device == AUTO:
+            device = spread(self.body, self.naming.layers, self.dtype)
+        self.devices = device if isinstance(device, Devices) else Devices(device)
         for name, buffer in self.body.named_buffers():  # frequencies and scales, which no checkpoint holds
             owner, _, last = name.rpartition(".")
-            setattr(self.body.get_submodule(owner), last, buffer.to(device))
+            setattr(self.body.get_submodule(owner), last, buffer.to(self._device_of(name)))
+
+    def _device_of(self, name: str) -> Device:
+        """The device of a part of the body, by the body's own name for it."""
+        block = name.removeprefix(f"{self.naming.layers}.")
+        return self.devices.outside if block == name else self.devices.of_block(int(block.split(".")[0]))
 
     @contextmanager
     def entered(self, prefix: str) -> Iterator[Any]:
@@ -54,10 +63,11 @@ class StreamedDecoder:
             ModelError: a parameter is missing, of another shape, NaN or infinite.
         """
         module = self.naming.module(f"model.{prefix}").module
-        part: nn.Module = self.body.get_submodule(module.removeprefix(self.naming.body))
+        within = module.removeprefix(self.naming.body)
+        part: nn.Module = self.body.get_submodule(within)
         try:
             for name, parameter in list(part.named_parameters()):
-                _set(part, name, self._stored(f"{module}.{name}", parameter.shape))
+                _set(part, name, self._stored(f"{module}.{name}", parameter.shape).to(self._device_of(within)))
             yield part
         finally:
             for name, parameter in list(part.named_parameters()):
@@ -66,7 +76,7 @@ class StreamedDecoder:
     def _stored(self, name: str, shape: torch.Size) -> torch.Tensor:
         if name not in self._stock:
             raise ModelError(f"{self.model.name} has no parameter {name}")
-        found = self._stock[name].to(device=self.device, dtype=self.dtype)
+        found = self._stock[name].to(self.dtype)
         if found.shape != shape:
             raise ModelError(f"the parameter {name} is {tuple(found.shape)}, the network needs {tuple(shape)}")
         return found
@@ -79,7 +89,8 @@ class StreamedDecoder:
         module, _, end = name.rpartition(".")
         place = self.naming.within(module)
         stock = f"{place.module}.{end}"
-        _set(block, stock, place.stored(value.to(device=self.device, dtype=self.dtype), block.get_parameter(stock)))
+        before = block.get_parameter(stock)
+        _set(block, stock, place.stored(value.to(device=before.device, dtype=self.dtype), before))
 
     @property
     def layers(self) -> Any:
@@ -95,6 +106,8 @@ class StreamedDecoder:
         self, rows: Int[torch.Tensor, "windows seq_len"]
     ) -> tuple[Float[torch.Tensor, "windows seq_len d_model"], list[Mapping[str, Any]]]:
         """What the first block is given for some windows, and what else every block is called with for any of them."""
+        from accelerate.utils import send_to_device  # type: ignore[import-untyped]
+
         found: list[Mapping[str, Any]] = []
         entering: list[torch.Tensor] = []
         names = list(inspect.signature(self.layers[0].forward).parameters)
@@ -105,7 +118,7 @@ class StreamedDecoder:
             if index == 0:
                 entering.append(hidden)
             if index == len(found):
-                found.append(given)
+                found.append(send_to_device(given, self.devices.of_block(index)))
             return hidden
 
         for index, layer in enumerate(self.layers):
@@ -114,7 +127,7 @@ class StreamedDecoder:
             with torch.inference_mode(), ExitStack() as stack:
                 for part in self._outside:
                     stack.enter_context(self.entered(part))
-                for row in rows.to(self.device):
+                for row in rows.to(self.devices.outside):
                     self.body(input_ids=row[None], use_cache=False)
         finally:
             for layer in self.layers:

@@ -164,7 +164,8 @@ class Blocks:
                     module = self._module(layer, block, part)
                     module.forward = short
                     stack.callback(delattr, module, "forward")
-            output = block(self.hidden[self._batches[index]], **self.settings[layer])
+            hidden = self.hidden[self._batches[index]].to(self.network.devices.of_block(layer))
+            output = block(hidden, **self.settings[layer])
         result: torch.Tensor = output[0] if isinstance(output, tuple) else output
         return result
 

@@ -24,6 +24,7 @@ from graphprune.core.io import load_tensors, opened_tensors, save_tensors
 from graphprune.core.progress import progress
 from graphprune.models.architecture import Perceptron
 from graphprune.models.data import check_inputs
+from graphprune.models.devices import alone
 from graphprune.models.model import Model
 from graphprune.models.perceptron import ACTIVATIONS
 from graphprune.models.streamed import StreamedDecoder
@@ -194,7 +195,7 @@ def operate(
         rows: calibration windows, all of their tokens real; of a perceptron, inputs.
         surgeon: what is done.
         dtype: of the forward passes; the checkpoint's own by default. Hessians are summed in float32.
-        device: of all of it.
+        device: of all of it; `auto` spreads the blocks as `models.devices` says.
         journal: what has been done already, and where to note the rest. A block that is in it is sent through as it
             was left, so the result is bitwise that of a run that wasn't stopped.
         what: the name on the progress bar.
@@ -244,7 +245,7 @@ def _operate_on(blocks: Blocks, layer: int, block: Any, surgeon: Surgeon, watch:
             raise AssertionError("there are windows")
         with watch.on("solver"):
             names = readers(decoder, layer, site)
-            weights = {name: parameters[name].to(network.device) for name in names}
+            weights = {name: parameters[name].to(network.devices.of_block(layer)) for name in names}
             seen = Seen(layer, site, hessian, weights, partial(blocks.inputs, layer, block))
             changes[site] = surgeon(seen)
             _put(network, block, decoder.block(layer), changes[site].parameters)
@@ -263,6 +264,7 @@ def _operate_on_perceptron(
 ) -> Operated:
     """The same for a perceptron; its block ``l`` ends with the layer that reads hidden neurons ``l``."""
     check_inputs(perceptron, inputs)
+    device = alone(device)
     weights = {name: value.to(device) for name, value in model.parameters.items()}
     watch, read = _Stopwatch(), inputs.to(device).float()
     n_blocks = max(perceptron.n_layers - 1, 1)

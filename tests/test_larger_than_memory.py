@@ -10,7 +10,9 @@ import torch
 
 from graphprune import Model, calibrate, export, score
 from graphprune.calibration.influence import influence
+from graphprune.core.memory import give_back
 from graphprune.methods import Recipe
+from graphprune.models import checkpoint as reading
 from graphprune.models.checkpoint import Checkpoint
 from graphprune.pruning import Evidence, apply
 from graphprune.solvers.sequential import Journal
@@ -84,6 +86,15 @@ def test_a_sharded_checkpoint_is_pruned_as_the_model_in_memory_is(tmp_path: Path
     expected = Checkpoint(pruned(held, tmp_path / "expected").folder)
     assert list(found) == list(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_free_memory_is_given_back_once_enough_has_been_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, given_back = in_shards(tmp_path), list[int]()
+    monkeypatch.setattr(reading, "give_back", lambda: given_back.append(1))
+    monkeypatch.setattr(reading, "GIVE_BACK", 2 * block_bytes(model))
+    model.verify()
+    assert LAYERS // 3 <= len(given_back) < LAYERS
+    give_back()  # there may be nothing to give
 
 
 def test_what_counts_the_bytes_sees_those_that_are_held() -> None:

@@ -8,6 +8,9 @@ import torch
 
 from graphprune.core.errors import FormatError, ModelError
 from graphprune.core.io import file_digest, opened_tensors, read_json
+from graphprune.core.memory import give_back
+
+GIVE_BACK = 256 << 20
 
 
 def check_finite(name: str, tensor: torch.Tensor, where: str) -> None:
@@ -26,13 +29,14 @@ class Checkpoint(Mapping[str, torch.Tensor]):
     """The parameters of a folder by name. A tensor is mapped when asked for and checked once for NaN and infinity.
 
     What was read stays in memory as long as its file is mapped, so every tensor has a mapping of its own: when it is
-    dropped, its pages are.
+    dropped, its pages are. Of what is made of them, free memory is given back every `GIVE_BACK` bytes.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._file_of = self._index()
         self._checked: set[str] = set()
+        self._read = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         for path in sorted(set(self._file_of.values())):
@@ -63,8 +67,12 @@ class Checkpoint(Mapping[str, torch.Tensor]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         path = self._file_of[name]
+        if self._read >= GIVE_BACK:
+            give_back()
+            self._read = 0
         with opened_tensors(path) as file:
             tensor: torch.Tensor = file.get_tensor(name)
+        self._read += tensor.nbytes
         if name not in self._checked:
             check_finite(name, tensor, str(path))
             self._checked.add(name)

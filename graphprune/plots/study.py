@@ -1,6 +1,7 @@
 """What a study found: every quality over sparsity, a line for each way of pruning."""
 
-from math import isfinite
+from math import inf, isfinite, log10
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -9,14 +10,15 @@ from graphprune.plots.comparison import LINES
 from graphprune.plots.style import GRID, styled
 from graphprune.studies.table import PERPLEXITY, RETENTION, Row, Table, title
 
+EXPLODED = 15
 DASHES = ("solid", "dash", "dot")
 
 
 def study_curves(table: Table) -> go.Figure:
     """A panel for each perplexity, and for the accuracy that is retained of each task; lines begin at the dense model.
 
-    Bars are deviations over seeds, where there are several. Perplexity is drawn on a logarithmic axis; what is not
-    finite is left out.
+    Bars are deviations over seeds, where there are several. Perplexity is drawn on a logarithmic axis; what is more
+    than `EXPLODED` times the lowest leaves the picture.
 
     Args:
         table: of the study.
@@ -32,10 +34,10 @@ def study_curves(table: Table) -> go.Figure:
     for panel, name in enumerate(shown, start=1):
         for at, (label, rows) in enumerate(series.items()):
             dense = table.dense(rows[0].model)
-            points = [row for row in (dense, *rows) if row is not None and isfinite(row.means.get(name, float("inf")))]
+            points = [row for row in (dense, *rows) if row is not None and isfinite(row.means.get(name, inf))]
             figure.add_trace(_line(points, name, label, at, legend=panel == 1), row=panel, col=1)
-        share = {"tickformat": ".0%"} if not name.startswith(PERPLEXITY) else {"type": "log"}
-        figure.update_yaxes(title_text=title(name), gridcolor=GRID, row=panel, col=1, **share)
+        scale = _logarithmic(table, name) if name.startswith(PERPLEXITY) else {"tickformat": ".0%"}
+        figure.update_yaxes(title_text=title(name), gridcolor=GRID, row=panel, col=1, **scale)
     figure.update_xaxes(tickformat=".0%", gridcolor=GRID, rangemode="tozero")
     figure.update_xaxes(title_text="sparsity", row=len(shown), col=1)
     return styled(figure, _heading(table.title), _told(table), height=120 + 340 * len(shown), showlegend=True)
@@ -50,6 +52,13 @@ def _line(points: list[Row], name: str, label: str, at: int, *, legend: bool) ->
         error_y={"type": "data", "array": [bar or 0.0 for bar in bars], "visible": any(bars), "thickness": 1},
         hovertemplate=f"<b>{label}</b><br>%{{x:.0%}} removed: %{{y:.4g}}<extra></extra>",
     )  # fmt: skip
+
+
+def _logarithmic(table: Table, name: str) -> dict[str, Any]:
+    """An axis from the lowest value to the highest that hasn't exploded."""
+    values = [row.means[name] for row in table.rows if isfinite(row.means.get(name, inf))]
+    low, high = min(values), min(max(values), EXPLODED * min(values))
+    return {"type": "log", "range": [log10(low * 0.95), log10(high * 1.05)]}
 
 
 def _heading(name: str) -> str:

@@ -1,5 +1,7 @@
 """A study as curves."""
 
+from dataclasses import replace
+
 import pytest
 
 from graphprune.plots import study_curves
@@ -17,6 +19,7 @@ def test_a_panel_a_quality_and_a_line_a_method_from_the_dense_model_on() -> None
     assert wanda.error_y.array[1] == pytest.approx(2**0.5)
     assert (wanda.error_y.visible, random.error_y.visible) == (True, False)
     assert (figure.layout.yaxis.type, figure.layout.yaxis2.type) == ("log", None)
+    assert [10**end for end in figure.layout.yaxis.range] == pytest.approx([9.5, 94.5])
     assert figure.layout.yaxis2.title.text == "accuracy retained, piqa"
     assert [trace.showlegend for trace in figure.data] == [True, True, False, False]
     assert figure.layout.title.text == "Methods side by side"
@@ -25,3 +28,11 @@ def test_a_panel_a_quality_and_a_line_a_method_from_the_dense_model_on() -> None
 def test_nothing_that_was_measured_is_no_figure() -> None:
     with pytest.raises(ValueError, match="at least one pruned model that was measured"):
         study_curves(Table("title", studied().rows[:1]))
+
+
+def test_what_explodes_leaves_the_picture() -> None:
+    table = studied()
+    worse = replace(table.rows[-1], means={"perplexity.text": 1e6})
+    figure = study_curves(replace(table, rows=(*table.rows[:-1], worse)))
+    assert 10 ** figure.layout.yaxis.range[1] == pytest.approx(15 * 10 * 1.05)
+    assert list(figure.data[1].y) == [10, 90, 1e6]

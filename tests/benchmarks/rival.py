@@ -9,7 +9,9 @@ seconds, in which reading the calibration windows is included and loading and sa
 import argparse
 import importlib
 import json
+import logging
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,8 @@ def main() -> None:
     parser.add_argument("--neurons", type=int, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
+    logging.disable(logging.INFO)
+    warnings.simplefilter("ignore")  # the rivals' own
     network = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
     dtype = getattr(torch, json.loads((args.model / "config.json").read_text()).get("dtype") or "float32")
     tokens = load_file(args.tokens)["tokens"]

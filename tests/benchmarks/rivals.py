@@ -123,9 +123,15 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     python = installed(args.output.absolute() / "environment")
     model = load_model(args.model)
-    dense = evaluate(model, args.text, seq_len=args.seq_len, max_windows=args.max_windows)
-    print(f"{model.name}, {dense.params:,} parameters, dense {dense.perplexity:.2f} on {dense.windows} windows of "
-          f"{args.seq_len} tokens of {args.text.name}; {', '.join(PINNED)}\n")  # fmt: skip
+    sizes = {"model": model.identity, "windows": args.max_windows, "samples": args.n_samples, "seq_len": args.seq_len}
+    results = Results.read(args.output / "rivals.jsonl", sizes | {"texts": [args.calibration.name, args.text.name]})
+
+    def dense() -> dict[str, Any]:
+        return {"perplexity": evaluate(model, args.text, seq_len=args.seq_len, max_windows=args.max_windows).perplexity}
+
+    found = results.of({"by": "dense"}, dense)
+    print(f"{model.name}, {model.n_parameters:,} parameters, dense {found['perplexity']:.2f} on {args.max_windows} "
+          f"windows of {args.seq_len} tokens of {args.text.name}; {', '.join(PINNED)}\n")  # fmt: skip
     print("| removed of every MLP's neurons | by | parameters | perplexity | seconds |\n|---|---|---|---|---|")
     for sparsity in args.sparsity:
         neurons = round(sparsity * model.units.of_kind(NEURON)[0].size)
@@ -133,21 +139,11 @@ def main() -> None:
             model, args.calibration, args.n_samples, args.seq_len, args.text, args.max_windows, neurons,
             args.output.absolute(),
         )  # fmt: skip
-        for name, found in _found(setting, args, python):
+        for name in (each for each in (*RIVALS, *OURS) if args.only is None or each in args.only):
+            key = {"by": name, "neurons": neurons}
+            found = results.of(key, lambda name=name, setting=setting: _one(setting, name, python))  # type: ignore[misc]
             numbers = f"{found['params']:,} | {found['perplexity']:,.1f} | {found['seconds']:.0f}"
             print(f"| {sparsity:.0%} | {name} | {numbers} |", flush=True)
-
-
-def _found(setting: Setting, args: argparse.Namespace, python: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Rivals, then ours."""
-    sizes = {"model": setting.model.identity, "neurons": setting.neurons, "windows": args.max_windows}
-    sizes |= {"samples": args.n_samples, "seq_len": args.seq_len, "texts": [args.calibration.name, args.text.name]}
-    results = Results.read(args.output / "rivals.jsonl", sizes)
-    names = [name for name in (*RIVALS, *OURS) if args.only is None or name in args.only]
-    return [
-        (name, results.of({"by": name}, lambda name=name: _one(setting, name, python)))  # type: ignore[misc]
-        for name in names
-    ]  # fmt: skip
 
 
 def _one(setting: Setting, name: str, python: Path) -> dict[str, Any]:

@@ -20,10 +20,10 @@ from graphprune import load_model
 from graphprune.core.units import HEAD, KV_HEAD, NEURON
 from graphprune.plots import study_curves
 from graphprune.plots.image import image
+from graphprune.steps.studying import RESULTS, Begun, study
 from graphprune.studies.store import Store
 from graphprune.studies.study import DENSE, Study
 from graphprune.studies.table import Row, Table
-from graphprune.studying import RESULTS, Begun, study
 
 STUDY = Path(__file__).parents[2] / "studies" / "methods.toml"
 

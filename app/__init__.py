@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 PORT = 8050
 
 
-def create_app(run: Path, *, token: str | None = None, host: str = "127.0.0.1", port: int = PORT) -> "Dash":
+def create_app(
+    run: Path,
+    *,
+    token: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = PORT,
+    calibration: Path | None = None,
+    text: Path | None = None,
+) -> "Dash":
     """The application for one run folder; nothing is served yet.
 
     Args:
@@ -24,6 +32,8 @@ def create_app(run: Path, *, token: str | None = None, host: str = "127.0.0.1", 
         token: what a browser must know; None makes one that every browser on this machine is given.
         host: the address that is served.
         port: likewise.
+        calibration: the text that pruning for real calibrates on; that of the shipped model if not given.
+        text: the text that it evaluates on; likewise.
 
     Raises:
         InputError: Dash isn't installed.
@@ -31,7 +41,7 @@ def create_app(run: Path, *, token: str | None = None, host: str = "127.0.0.1", 
     _check_installed()
     from .server import build
 
-    return build(run, token=token, host=host, port=port)
+    return build(run, token=token, host=host, port=port, **_texts(calibration, text))
 
 
 def serve(
@@ -40,6 +50,8 @@ def serve(
     host: str = "127.0.0.1",
     port: int = PORT,
     token: str | None = None,
+    calibration: Path | None = None,
+    text: Path | None = None,
     announce: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serves the application until it is interrupted.
@@ -49,6 +61,8 @@ def serve(
         host: the address to serve on.
         port: likewise.
         token: what a browser must know; needed beyond this machine.
+        calibration: the text that pruning for real calibrates on; that of the shipped model if not given.
+        text: the text that it evaluates on; likewise.
         announce: is told the address to open.
 
     Raises:
@@ -58,7 +72,7 @@ def serve(
     _check_installed()
     from .server import run_server
 
-    run_server(run, host=host, port=port, token=token, announce=announce)
+    run_server(run, host=host, port=port, token=token, announce=announce, **_texts(calibration, text))
 
 
 def render(run: Path, view: str, output: Path, *, width: int = 1200, height: int | None = None) -> Mapping[str, Any]:
@@ -78,6 +92,12 @@ def render(run: Path, view: str, output: Path, *, width: int = 1200, height: int
     from .rendering import rendered
 
     return rendered(run, view, output, width=width, height=height)
+
+
+def _texts(calibration: Path | None, text: Path | None) -> dict[str, Path]:
+    """Those that are given, from wherever the commands that read them are run."""
+    given = {"calibration": calibration, "text": text}
+    return {name: path.expanduser().absolute() for name, path in given.items() if path is not None}
 
 
 def _check_installed() -> None:

@@ -14,7 +14,7 @@ from . import shell
 from .data import RunData
 from .jobs import run_command
 from .parts import filled_grid, note
-from .pruning import DENSE, commands, label
+from .pruning import DENSE, changed_by_hand, commands, edited_there, label
 from .state import State as Shown
 from .views import TABLES, TEXTS, drawn
 
@@ -96,6 +96,7 @@ def register(app: Dash, data: RunData) -> None:
         prevent_initial_call=True,
     )(click)  # fmt: skip
     _register_tables(app, data)
+    _register_edits(app, data)
     _register_job(app, data)
     app.clientside_callback(
         ClientsideFunction("graphprune", "copy"), Output("copy", "children"), Input("copy", "n_clicks"),
@@ -152,11 +153,43 @@ def _register_tables(app: Dash, data: RunData) -> None:
     )  # fmt: skip
 
 
+def _register_edits(app: Dash, data: RunData) -> None:
+    """Units that are drawn around, or lie below a threshold, are removed or kept; the mask goes into the run."""
+
+    def change(clicks: Many, drawn: dict[str, Any] | None, cut_at: Any, search: str) -> tuple[Any, Any, Any]:
+        if not any(clicks) or not isinstance(ctx.triggered_id, dict):
+            return no_update, no_update, no_update
+        try:
+            state = data.resolved(Shown.parse(search))
+            changed = changed_by_hand(data, state, ctx.triggered_id["edit"], drawn, cut_at)
+        except GraphpruneError as error:
+            return no_update, note(str(error), colour="yellow"), no_update
+        kept = {"edited": changed.edited, "edit": ""}
+        return (
+            Shown.parse(search).given(kept).query(),
+            note(f"Kept in the run as {changed.edited}."),
+            edited_there(data),
+        )
+
+    app.clientside_callback(
+        ClientsideFunction("graphprune", "drawn"), Output("drawn", "data"),
+        Input({"part": "figure", "name": "divided"}, "selectedData"), prevent_initial_call=True,
+    )  # fmt: skip
+    app.callback(
+        Output("url", "search", allow_duplicate=True), Output("edit-said", "children"),
+        Output({"control": "edited"}, "data"),
+        Input({"edit": ALL}, "n_clicks"), State("drawn", "data"), State("cut", "value"), State("url", "search"),
+        prevent_initial_call=True,
+    )(change)  # fmt: skip
+
+
 def _register_job(app: Dash, data: RunData) -> None:
     """Pruning in the background; the mask that it made is chosen when it is done."""
 
     def prune(progress: Callable[[tuple[float, str]], None], _: int, search: str) -> tuple[Any, str]:
         state = data.resolved(Shown.parse(search))
+        if state.edit:
+            return no_update, "Keep the changes by name as a mask first: then they are pruned."
         todo = commands(data, state)
         names = [name for name in todo if name != DENSE or DENSE not in data.evaluations_there()]
         try:

@@ -8,27 +8,44 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any
+
+import numpy as np
+import torch
 
 from graphprune.core.errors import GraphpruneError, InputError
 from graphprune.core.graph import ModelGraph
 from graphprune.core.graph_store import load_graph
 from graphprune.core.io import read_json
 from graphprune.core.mask import Mask
-from graphprune.core.run import Run
+from graphprune.core.run import Run, checked_name
 from graphprune.core.scores import Scores
 from graphprune.core.units import HEAD, KV_HEAD, NEURON, UnitTable
 from graphprune.models import tiny
 from graphprune.models.load import load_model
 from graphprune.models.model import Model
+from graphprune.prediction.predictor import Predictor
+from graphprune.steps.searching import only_pairs, predictor_of
 
-from .kept import Made
+from .kept import Made, once
 from .state import State
 
 SHIPPED = Path(tiny.__file__).parent  # the texts of the model that the package brings
-UNKNOWN = "not predicted"
-NEAR = 0.005  # of a sparsity that was predicted for
+EDITED = "edited-"  # what the names of masks begin with that were changed by hand
+LEVEL = 0.9  # of the interval of a prediction
+WRITING = Lock()  # two people who edit the same plan get a mask each
 Stamp = tuple[int, int]  # when a file was written, and its size
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A perplexity that was predicted, its 90 % interval, and from how many measured masks."""
+
+    value: float
+    low: float
+    high: float
+    pairs: int
 
 
 @dataclass(frozen=True)
@@ -132,8 +149,11 @@ class RunData:
         Raises:
             GraphpruneError: there is no such file, or it is damaged.
         """
-        path = self._chosen("masks", name, self.masks_there(), ".safetensors", "prune MODEL --method NAME -o")
+        path = self.mask_path(name)
         return _mask(path, _stamp(path), self.folder)
+
+    def mask_path(self, name: str) -> Path:
+        return self._chosen("masks", name, self.masks_there(), ".safetensors", "prune MODEL --method NAME -o")
 
     def evaluation(self, name: str) -> dict[str, Any]:
         return read_json(self._chosen("evaluations", name, self.evaluations_there(), ".json", "evaluate MODEL -o"))
@@ -152,14 +172,42 @@ class RunData:
             if word[0] not in "+-" or not known or not position.isdigit() or int(position) >= units[group].size:
                 raise InputError(f"{word!r} is no change of a mask; changes are like -neuron.3.17 or +head.0.1")
             keep[group][int(position)] = word[0] == "+"
+        return self.changed(mask, keep)
+
+    def changed(self, mask: Mask, keep: Mapping[str, torch.Tensor]) -> Mask:
+        """A mask that keeps other heads and neurons; key/value heads follow their heads.
+
+        Raises:
+            InputError: what is left can't run.
+        """
+        units, followed = self.units(), dict(keep)
         for kv in units.of_kind(KV_HEAD):
-            keep[kv.name] = keep[f"{HEAD}.{kv.layer}"].view(kv.size, -1).any(dim=1)
-        changed = replace(mask, keep=keep, options={**mask.options, "edit": edit})
+            followed[kv.name] = keep[f"{HEAD}.{kv.layer}"].view(kv.size, -1).any(dim=1)
+        changed = replace(mask, keep=followed, options={**mask.options, "edited": True})
         try:
             changed.check_legal(units)
         except ValueError as error:
             raise InputError(f"changed by hand, this mask can't run: {error}") from error
         return changed
+
+    def keep_edited(self, mask: Mask, label: str) -> str:
+        """Writes a mask that was changed by hand into the run, and says its name.
+
+        One that is edited further is replaced; a new one takes no other's name.
+
+        Args:
+            mask: the mask.
+            label: of what was edited: a plan, or an edited mask of the run.
+        """
+        run = self.run()
+        with WRITING:
+            there = self.masks_there()
+            name = checked_name(label if label.startswith(EDITED) else f"{EDITED}{label}")
+            if name != label:
+                taken = (f"{name}-{i}" for i in range(2, len(there) + 3))
+                name = next(each for each in (name, *taken) if each not in there)
+            mask.save(run.mask_path(name))
+        return name
 
     def file_of(self, mask: Mask) -> bytes:
         """A mask as the file that `graphprune` reads."""
@@ -168,14 +216,20 @@ class RunData:
             mask.save(path)
             return path.read_bytes()
 
-    def predicted(self, allocation: str, sparsity: float) -> tuple[str, str]:
-        """The perplexity that the run's predictor expects of an allocation, and its interval, if it was asked."""
-        for document in self.documents("predictions").values():
-            for row in document.get("predicted", []):
-                near = abs(row["sparsity"] - sparsity) < NEAR and row["allocation"].split(" ")[0] == allocation
-                if near and row["predicted"] is not None:
-                    return f"{row['predicted']:.2f}", f"{row['low']:.2f} to {row['high']:.2f}"
-        return UNKNOWN, "`graphprune predict` adds some"
+    def predicted(self, mask: Mask) -> Prediction | None:
+        """The perplexity that the run's pairs say a mask has; None if the run has none of them.
+
+        Raises:
+            GraphpruneError: there are several files of pairs, too few pairs, or they are damaged.
+        """
+        if not any((self.folder / "pairs").glob("*.jsonl")):
+            return None
+        path = only_pairs(self.run())
+        predictor = _predictor(Made((path, _stamp(path)), self.model()), path)
+        parts = predictor.space.parts
+        vector = np.array([[float((~mask.keep[part.group]).double().mean()) for part in parts]])
+        middle, (low, high) = predictor.predict(vector), predictor.intervals(vector, LEVEL)
+        return Prediction(float(middle[0, 0]), float(low[0, 0]), float(high[0, 0]), len(predictor.data))
 
     def documents(self, kind: str) -> dict[str, dict[str, Any]]:
         """Everything in one of the run's folders of JSON: `evaluations`, `searches`, `predictions`."""
@@ -232,6 +286,11 @@ def _graph(folder: Path, stamp: Stamp) -> ModelGraph:  # noqa: ARG001 - a change
 @lru_cache(maxsize=64)
 def _scores(path: Path, stamp: Stamp) -> Scores:  # noqa: ARG001 - likewise
     return Scores.load(path)
+
+
+@once(maxsize=2)
+def _predictor(model: Made[Model], path: Path) -> Predictor:
+    return predictor_of(path, model.value)
 
 
 @lru_cache(maxsize=64)

@@ -1,6 +1,8 @@
 """Pruning: what a score, an allocation and a sparsity would remove, at once; and the same for real."""
 
 import shlex
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -9,6 +11,7 @@ from dash import html
 
 from graphprune import plots
 from graphprune.allocation import ALLOCATIONS
+from graphprune.core.errors import GraphpruneError, InputError
 from graphprune.core.mask import Mask
 from graphprune.core.scores import Scores
 from graphprune.core.units import HEAD, NEURON
@@ -17,12 +20,14 @@ from graphprune.models.model import Model
 from graphprune.pruning import cut, kinds_of
 from graphprune.surgery.removed import removed
 
-from .data import UNKNOWN, RunData
+from .data import EDITED, RunData
+from .editing import Region, below, enclosed
 from .kept import Made, once
 from .parts import box, controls, note, number, numbers, panel, segments, select, slider, table, text_input, words
 from .state import State
 
 TITLE = "Prune"
+UNKNOWN = "not predicted"
 COMPENSATED = {
     "none": "none: what stays is left as it is",
     "obs": "obs: refit by least squares",
@@ -48,25 +53,95 @@ def layout(data: RunData, state: State) -> list[Any]:
         words("plan"),
         dmc.Grid(
             [
-                dmc.GridCol(dmc.Stack([panel("planned"), panel("threshold")]), span={"base": 12, "lg": 8}),
+                dmc.GridCol(
+                    dmc.Stack([panel("planned"), panel("divided"), panel("threshold")]), span={"base": 12, "lg": 8}
+                ),
                 dmc.GridCol(
                     dmc.Stack(
                         [
                             box("Measured", words("measured")),
                             box("Take it with you", words("take")),
-                            box(
-                                "By hand",
-                                text_input(
-                                    "edit", "Units that go (-) or stay (+)", state.edit,
-                                    placeholder="-neuron.3.17,+neuron.0.4", help_="names, with commas between them",
-                                ),
-                            ),
+                            box("By hand", *_by_hand(data, state)),
                         ]
                     ), span={"base": 12, "lg": 4},
                 ),
             ]
         ),
     ]  # fmt: skip
+
+
+def _by_hand(data: RunData, state: State) -> list[Any]:
+    """Controls that change the mask: what is drawn around in the figure, a threshold, or names."""
+    return [
+        select("against", "The figure's vertical score", data.scores_there(), state.against),
+        dmc.Text(
+            "Draw a box or a lasso in the figure, or give a threshold of the score; then choose what happens to those "
+            f"units. The mask is kept in the run as {EDITED}NAME, and pruned for real like any other.",
+            size="sm", className="quiet", my="xs",
+        ),
+        dmc.Group(
+            [
+                dmc.Button("Remove what is drawn around", id={"edit": "remove"}, size="compact-sm", variant="light"),
+                dmc.Button("Keep what is drawn around", id={"edit": "keep"}, size="compact-sm", variant="light"),
+            ], gap="xs",
+        ),
+        dmc.Group(
+            [
+                dmc.NumberInput(id="cut", label=f"Threshold of {state.score}", miw=150, hideControls=True),
+                dmc.Button("Remove what scores less", id={"edit": "below"}, size="compact-sm", variant="light"),
+            ], gap="xs", align="end", my="xs",
+        ),
+        text_input(
+            "edit", "Units that go (-) or stay (+)", state.edit, placeholder="-neuron.3.17,+neuron.0.4",
+            help_="names, with commas between them",
+        ),
+        dmc.Button("Keep these changes", id={"edit": "names"}, size="compact-sm", variant="light", my="xs"),
+        html.Div(id="edit-said", **{"aria-live": "polite"}),
+        select("edited", "Edited mask", edited_there(data), state.edited, help_="instead of the plan", clearable=True),
+    ]  # fmt: skip
+
+
+def edited_there(data: RunData) -> list[str]:
+    """The run's masks that were changed by hand."""
+    return [name for name in data.masks_there() if name.startswith(EDITED)]
+
+
+def changed_by_hand(data: RunData, state: State, how: str, drawn: Mapping[str, Any] | None, cut_at: Any) -> State:
+    """The state that shows the plan, or the edited mask, as changed and kept in the run.
+
+    Raises:
+        InputError: nothing was chosen to be changed, or what is left can't run.
+    """
+    mask = planned_mask(data, state)
+    if how == "names":
+        if not state.edit:
+            raise InputError("name units that go or stay first")
+        return replace(state, edited=data.keep_edited(mask, state.edited or label(state)), edit="")
+    if how == "below":
+        if not isinstance(cut_at, int | float):
+            raise InputError("give a threshold first: the score below which units go")
+        chosen = below(float(cut_at), data.scores(state.score), _groups(data, state))
+    else:
+        a, b = data.scores(state.score), data.scores(state.against or state.score)
+        chosen = enclosed(Region.parse(drawn), a, b, _groups(data, state))
+    keep = dict(mask.keep)
+    for group, units in chosen.items():
+        keep[group] = keep[group] | units if how == "keep" else keep[group] & ~units
+    name = data.keep_edited(data.changed(mask, keep), state.edited or label(state))
+    return replace(state, edited=name, edit="")
+
+
+def _groups(data: RunData, state: State) -> list[str]:
+    """The groups that may be pruned, and that both scores have."""
+    a, b = data.scores(state.score), data.scores(state.against or state.score)
+    kinds = kinds_of(choice(state), a.kinds)
+    return [name for name in a.values if name.split(".")[0] in kinds and name in b.values]
+
+
+def divided(data: RunData, state: State) -> go.Figure:
+    names = (state.score, state.against or state.score)
+    x, y = (data.scores(name) for name in names)
+    return plots.kept_scatter(x, y, planned_mask(data, state), _groups(data, state), labels=names)
 
 
 def job() -> Any:
@@ -94,11 +169,14 @@ def choice(state: State) -> Cut:
 
 
 def planned_mask(data: RunData, state: State) -> Mask:
-    """What would go.
+    """What would go: by the plan, or by an edited mask; with the changes by name that aren't kept yet.
 
     Raises:
         GraphpruneError: the scores don't cover the units, or the sparsity is out of reach.
     """
+    if state.edited:
+        mask = data.mask(state.edited)
+        return data.edited(mask, state.edit) if state.edit else mask
     known = Made(data.score_stamp(state.score), (data.model(), data.scores(state.score)))
     mask = _cut(known, state.sparsity, choice(state))
     return data.edited(mask, state.edit) if state.edit else mask
@@ -113,7 +191,7 @@ def planned(data: RunData, state: State) -> go.Figure:
     mask = planned_mask(data, state)
     return plots.anatomy(
         data.units(), scores=data.scores(state.score), mask=mask, selected=state.unit, origin=data.name(),
-        title=f"What {state.sparsity:.0%} by {state.score} removes",
+        title=f"What {state.edited or f'{state.sparsity:.0%} by {state.score}'} removes",
     )  # fmt: skip
 
 
@@ -137,13 +215,26 @@ def plan(data: RunData, state: State) -> Any:
         number("sparsity", f"{facts['sparsity']:.2%}", "exact to one unit"),
         number("neurons that go", f"{gone.get(NEURON, 0):,}"),
         number("heads that go", f"{gone.get(HEAD, 0):,}"),
-        number("predicted perplexity", *data.predicted(state.allocation, state.sparsity)),
+        number("predicted perplexity", *foretold(data, mask)),
     ]
     return numbers(*cards)
 
 
+def foretold(data: RunData, mask: Mask) -> tuple[str, str]:
+    """The perplexity that the run's predictor expects, and its interval or why there is none."""
+    try:
+        found = data.predicted(mask)
+    except (GraphpruneError, ValueError) as error:
+        return UNKNOWN, str(error)
+    if found is None:
+        return UNKNOWN, "`graphprune search` measures masks to predict from"
+    return f"{found.value:.2f}", f"{found.low:.2f} to {found.high:.2f} (90 %), from {found.pairs} masks"
+
+
 def label(state: State) -> str:
     """What the mask, the checkpoint and the report are called."""
+    if state.edited:
+        return state.edited
     parts = (state.score, f"{state.sparsity:g}", state.allocation, state.compensation, state.units)
     return "-".join(part for part in parts if part not in {"none", "all"})
 
@@ -156,6 +247,9 @@ def commands(data: RunData, state: State) -> dict[str, list[str]]:
     prune += ["-o", str(data.folder), "--name", label(state)]
     if state.compensation != "none":
         prune += ["--calibration", str(data.calibration), *SAMPLED]
+    if state.edited:
+        mask = str(data.mask_path(state.edited))
+        prune = ["mask", "apply", source, mask, "-o", str(data.folder), "--name", state.edited]
     judge = ["--text", str(data.text), "--seq-len", "256", "--max-windows", "10", "-o", str(data.folder)]
     checkpoint = str(data.folder / "models" / label(state))
     return {
@@ -179,7 +273,7 @@ def measured(data: RunData, state: State) -> Any:
     rows += [["checkpoint", f"{report['checkpoint_bytes'] / 1e6:.1f} MB"], ["tokens read", f"{report['tokens']:,}"]]
     if DENSE in there:
         rows.insert(0, ["perplexity, dense", f"{data.evaluation(DENSE)['perplexity']:.2f}"])
-    predicted, interval = data.predicted(state.allocation, state.sparsity)
+    predicted, interval = foretold(data, data.mask(state.mask))
     rows.insert(0, ["perplexity, predicted", predicted if predicted == UNKNOWN else f"{predicted} ({interval})"])
     return table(("of", "value"), rows, label=f"{state.mask}; lower perplexity is better")
 
@@ -189,11 +283,31 @@ def take(data: RunData, state: State) -> Any:
     return [
         dmc.Text("The command that repeats it:", size="sm"),
         html.Pre(command, className="command", tabIndex="0"),
-        *([note("Changes by hand are in the mask only.", colour="yellow")] if state.edit else []),
-        html.A(f"Download the mask {label(state)}", href=f"/mask.safetensors{state.query()}", id="mask-link"),
+        *([note("Changes by name are pruned once they are kept.", colour="yellow")] if state.edit else []),
+        *([note("An edited mask is cut as it is, without compensation.")] if state.edited else []),
+        dmc.List(
+            [
+                dmc.ListItem(html.A(f"Download the {what} {label(state)}", href=f"{path}{state.query()}"))
+                for what, path in (("mask", "/mask.safetensors"), ("recipe", "/recipe.json"), ("commands", "/prune.sh"))
+            ],
+            size="sm",
+        ),
     ]
 
 
-FIGURES = {"planned": planned, "threshold": threshold}
+def recipe(data: RunData, state: State) -> dict[str, Any]:
+    """All that the mask depends on, and the commands that repeat it."""
+    facts = data.manifest()["model"]
+    mask = planned_mask(data, state)
+    return {
+        "model": {name: facts.get(name) for name in ("name", "folder", "identity")},
+        "mask": {"name": label(state), "method": mask.method, "options": dict(mask.options)},
+        "choices": {name: getattr(state, name) for name in CHOICES},
+        "commands": {name: ["graphprune", *words] for name, words in commands(data, state).items()},
+    }
+
+
+CHOICES = ("score", "sparsity", "allocation", "compensation", "units", "edit", "edited")
+FIGURES = {"divided": divided, "planned": planned, "threshold": threshold}
 TEXTS = {"plan": plan, "measured": measured, "take": take}
 TABLES: dict[str, Any] = {}

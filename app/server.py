@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import shlex
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from graphprune.core.errors import GraphpruneError, InputError
 
 from . import callbacks, shell
 from .data import RunData
-from .pruning import label, planned_mask
+from .pruning import commands, label, planned_mask, recipe
 from .rendering import TYPES, as_text
 from .security import LOCAL, Guard
 from .state import State
@@ -34,19 +35,50 @@ def build(folder: Path, *, token: str | None, host: str, port: int, **texts: Pat
     Guard(token or secrets.token_urlsafe(16), host, port, is_open=token is None).protect(app.server)
     app.server.add_url_rule("/download/<name>.<kind>", "download", lambda name, kind: _download(data, name, kind))
     app.server.add_url_rule("/table/<name>.csv", "table", lambda name: _table(data, name))
+    app.server.add_url_rule("/recipe.json", "recipe", lambda: _recipe(data))
+    app.server.add_url_rule("/prune.sh", "commands", lambda: _commands(data))
     app.server.add_url_rule("/mask.safetensors", "mask", lambda: _mask(data))
     return app
+
+
+def _asked(data: RunData) -> State:
+    """The state that the address describes."""
+    return data.resolved(State.parse(request.query_string.decode()))
+
+
+def _file(content: bytes | str, name: str, mimetype: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(content, mimetype=mimetype, headers=headers)
 
 
 def _mask(data: RunData) -> Response:
     """The mask that the address describes."""
     try:
-        state = data.resolved(State.parse(request.query_string.decode()))
+        state = _asked(data)
         content = data.file_of(planned_mask(data, state))
     except GraphpruneError as error:
         abort(400, str(error))
-    headers = {"Content-Disposition": f'attachment; filename="{label(state)}.safetensors"'}
-    return Response(content, mimetype="application/octet-stream", headers=headers)
+    return _file(content, f"{label(state)}.safetensors", "application/octet-stream")
+
+
+def _recipe(data: RunData) -> Response:
+    """What that mask depends on."""
+    try:
+        state = _asked(data)
+        content = json.dumps(recipe(data, state), indent=2)
+    except GraphpruneError as error:
+        abort(400, str(error))
+    return _file(content + "\n", f"{label(state)}.json", TYPES["json"])
+
+
+def _commands(data: RunData) -> Response:
+    """The commands that make and measure it, for a shell."""
+    try:
+        state = _asked(data)
+        lines = [f"graphprune {shlex.join(words)}" for words in commands(data, state).values()]
+    except GraphpruneError as error:
+        abort(400, str(error))
+    return _file("\n".join(["set -e", *lines, ""]), f"{label(state)}.sh", "text/x-shellscript")
 
 
 def _download(data: RunData, name: str, kind: str) -> Response:
@@ -54,12 +86,11 @@ def _download(data: RunData, name: str, kind: str) -> Response:
     if name not in FIGURES or kind not in {"csv", "json"}:
         abort(404)
     try:
-        state = data.resolved(State.parse(request.query_string.decode()))
+        state = _asked(data)
         text = as_text(FIGURES[name](data, state), kind)
     except (GraphpruneError, ValueError) as error:
         abort(400, str(error))
-    headers = {"Content-Disposition": f'attachment; filename="{name}.{kind}"'}
-    return Response(text, mimetype=TYPES[kind], headers=headers)
+    return _file(text, f"{name}.{kind}", TYPES[kind])
 
 
 def _table(data: RunData, name: str) -> Response:
@@ -67,15 +98,16 @@ def _table(data: RunData, name: str) -> Response:
     if name not in TABLES:
         abort(404)
     try:
-        state = data.resolved(State.parse(request.query_string.decode()))
+        state = _asked(data)
         text = TABLES[name](data, state).csv(json.loads(request.args.get("request", "{}")))
     except (GraphpruneError, ValueError, TypeError, KeyError, AttributeError) as error:
         abort(400, str(error))
-    headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
-    return Response(text, mimetype=TYPES["csv"], headers=headers)
+    return _file(text, f"{name}.csv", TYPES["csv"])
 
 
-def run_server(folder: Path, *, host: str, port: int, token: str | None, announce: Callable[[str], None]) -> None:
+def run_server(
+    folder: Path, *, host: str, port: int, token: str | None, announce: Callable[[str], None], **texts: Path
+) -> None:
     """Serves until interrupted.
 
     Raises:
@@ -89,7 +121,7 @@ def run_server(folder: Path, *, host: str, port: int, token: str | None, announc
             probe.bind((host, port))
         except OSError as error:
             raise InputError(f"{host}:{port} can't be served on ({error.strerror}); try another --port") from error
-    app = build(folder, token=token, host=host, port=port)
+    app = build(folder, token=token, host=host, port=port, **texts)
     server = make_server(host, port, app.server, threaded=True, request_handler=Quiet)
     announce(f"http://{host}:{port}/{f'?token={token}' if token else ''}")
     server.serve_forever()

@@ -18,6 +18,7 @@ def frame(data: RunData) -> Any:
         [
             dcc.Location(id="url", refresh=False),
             dcc.Store(id="shown"),
+            dcc.Store(id="drawn"),
             dmc.NotificationContainer(id="notes"),
             html.A("Skip to the page", href="#page", className="skip"),
             dmc.Container(

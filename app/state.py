@@ -34,6 +34,7 @@ class State:
         n: how many neighbours, units or rows.
         find: what units are looked for: ``neuron block:3 score:>0.9``.
         edit: units that are kept or removed by hand: ``-neuron.3.17,+head.0.1``.
+        edited: a mask of the run that was changed by hand, and is shown instead of the plan.
         theme: light or dark.
     """
 
@@ -53,6 +54,7 @@ class State:
     n: int = 12
     find: str = ""
     edit: str = ""
+    edited: str = ""
     theme: str = "light"
 
     def __post_init__(self) -> None:

@@ -11,6 +11,10 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
         return "Copy link";
       }
     },
+    drawn: function (selected) {  // where, and not which of the thousands of points lie there
+      if (!selected) { return null; }
+      return { range: selected.range, lassoPoints: selected.lassoPoints };
+    },
     table: function (clicks, asked, ids, requests) {
       const request = requests[ids.findIndex((id) => id.name === asked.name)] || {};
       const wanted = JSON.stringify({ sortModel: request.sortModel, filterModel: request.filterModel });

@@ -18,6 +18,9 @@ def add_explore(commands: Any) -> None:
     parser.add_argument("--port", type=int, default=8050, help="(default 8050)")
     parser.add_argument("--host", default="127.0.0.1", help="(default 127.0.0.1: this machine alone)")
     parser.add_argument("--token", help="what a browser must know; needed with another --host")
+    texts = parser.add_argument_group("what pruning for real goes by (default: the texts of the shipped model)")
+    texts.add_argument("--calibration", type=Path, metavar="FILE", help="text that compensation is calibrated on")
+    texts.add_argument("--text", type=Path, metavar="FILE", help="text that pruned models are evaluated on")
 
 
 def add_render(commands: Any) -> None:
@@ -41,7 +44,11 @@ def _explore(args: argparse.Namespace) -> dict[str, Any]:
     def announce(address: str) -> None:
         print(json.dumps({"address": address}) if args.json else f"Open {address} (Ctrl-C ends it)", flush=True)
 
-    serve(args.folder, host=args.host, port=args.port, token=args.token, announce=announce)
+    texts = {name: path for name in ("calibration", "text") if (path := getattr(args, name)) is not None}
+    for path in texts.values():
+        if not path.is_file():
+            raise InputError(f"{path} is not there")
+    serve(args.folder, host=args.host, port=args.port, token=args.token, announce=announce, **texts)
     return {}
 
 

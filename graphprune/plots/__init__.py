@@ -12,6 +12,7 @@ from graphprune.plots.flow import credit_map as credit_map
 from graphprune.plots.flow import neighbourhood as neighbourhood
 from graphprune.plots.flow import strongest_units as strongest_units
 from graphprune.plots.kept import kept_and_removed as kept_and_removed
+from graphprune.plots.kept import kept_scatter as kept_scatter
 from graphprune.plots.paths import strongest_paths as strongest_paths
 from graphprune.plots.prediction import importance as importance
 from graphprune.plots.prediction import learning_curve as learning_curve
@@ -35,6 +36,7 @@ __all__ = [
     "credit_map",
     "importance",
     "kept_and_removed",
+    "kept_scatter",
     "learning_curve",
     "neighbourhood",
     "overlap_curves",

@@ -50,9 +50,9 @@ def scatter(
         raise ValueError(f"colours mean the kind or the block of a unit, not {by!r}")
     across, up = shared([groups_of(graph, measure, kinds) for measure in (x, y)])
     xs, ys = (np.concatenate([group.values for group in groups]) for groups in (across, up))
-    decades = (_decades(xs), _decades(ys))
+    spans = (decades(xs), decades(ys))
     dense = len(xs) > POINTS
-    traces = [_density(xs, ys, decades)] if dense else _points(across, up, by)
+    traces = [_density(xs, ys, spans)] if dense else _points(across, up, by)
     names = labels or (label_of(x, direction=True), label_of(y, direction=True))
     heading = title or f"{names[1][:1].upper()}{names[1][1:]} against {names[0]}"
     shown = ", ".join(dict.fromkeys(kind_name(group.kind) for group in across))
@@ -61,12 +61,12 @@ def scatter(
         showlegend=not dense and (by == "kind" or len(traces) > 1), coloraxis=DEPTHS,
         legend={"itemsizing": "constant", "orientation": "h", "y": 1.0, "yanchor": "bottom"},
     )  # fmt: skip
-    for axis, name, measure, span in zip("xy", names, (x, y), decades, strict=True):
-        figure.update_layout({f"{axis}axis": _axis(f"{name} ({unit_of(measure)})", span)})
+    for axis, name, measure, span in zip("xy", names, (x, y), spans, strict=True):
+        figure.update_layout({f"{axis}axis": axis_of(f"{name} ({unit_of(measure)})", span)})
     return figure
 
 
-def _decades(values: Vector) -> float:
+def decades(values: Vector) -> float:
     """The powers of ten that the values span; 0 if the axis shall be linear."""
     if not bool(((values > 0) & np.isfinite(values)).all()):
         return 0.0
@@ -74,10 +74,11 @@ def _decades(values: Vector) -> float:
     return span if span >= DECADES else 0.0
 
 
-def _axis(title: str, decades: float) -> dict[str, Any]:
+def axis_of(title: str, span: float) -> dict[str, Any]:
+    """An axis for values of a span, as `decades` gives it."""
     scale: dict[str, Any] = {"type": "linear"}
-    if decades:
-        scale = {"type": "log", "dtick": float(np.ceil(decades / 10)), "exponentformat": "power"}
+    if span:
+        scale = {"type": "log", "dtick": float(np.ceil(span / 10)), "exponentformat": "power"}
     return {"title_text": title, "gridcolor": GRID, "zeroline": False, **scale}
 
 
@@ -99,12 +100,12 @@ def _points(across: list[Group], up: list[Group], by: str) -> list[go.Scattergl]
     return traces
 
 
-def _density(xs: Vector, ys: Vector, decades: tuple[float, float]) -> go.Heatmap:
+def _density(xs: Vector, ys: Vector, spans: tuple[float, float]) -> go.Heatmap:
     """How many units fall into each cell of a grid that is even on the axes as they are drawn."""
     finite = np.isfinite(xs) & np.isfinite(ys)
-    drawn = [np.log10(v[finite]) if span else v[finite] for v, span in zip((xs, ys), decades, strict=True)]
+    drawn = [np.log10(v[finite]) if span else v[finite] for v, span in zip((xs, ys), spans, strict=True)]
     counts, *edges = np.histogram2d(drawn[0], drawn[1], bins=BINS)
-    sides = [10**edge if span else edge for edge, span in zip(edges, decades, strict=True)]
+    sides = [10**edge if span else edge for edge, span in zip(edges, spans, strict=True)]
     number = np.where(counts > 0, counts, np.nan).T
     powers = np.arange(np.ceil(np.log10(counts.max(initial=1))) + 1)
     return go.Heatmap(

@@ -401,14 +401,8 @@ def predict_step(
         InputError: there are no pairs or too few, or an option is unknown.
         FormatError: the pairs are of another model, or what says how they were made is missing or damaged.
     """
-    path = pairs or _only_pairs(run)
-    origin = origin_of(path)
-    if origin is None:
-        raise InputError(f"{path} holds no pairs; `graphprune search` measures some")
-    known = PairStore(path, Origin(model.identity, origin.method, origin.text)).pairs()
-    space, choice, scorer = _space_of(path, model)
-    features = None if graph is None else graph_features(model, graph, choice)
-    data = Data.of(space, list(known.values()), graph=features)
+    path = pairs or only_pairs(run)
+    data, scorer = _data_of(path, model, graph)
     predictor = learn(data, kind=kind, seed=seed)
     facts: dict[str, Any] = {"pairs": len(data), "kind": kind}
     facts["held_out"] = [{"target": name, **vars(each)} for name, each in agreement(predictor).items()]
@@ -429,7 +423,33 @@ def predict_step(
     return facts | {"report": str(report)}
 
 
-def _only_pairs(run: Run) -> Path:
+def predictor_of(path: Path, model: Model) -> Predictor:
+    """What a file of pairs teaches of the first target.
+
+    Raises:
+        InputError: there are no pairs or too few.
+        FormatError: the pairs are of another model, or what says how they were made is missing or damaged.
+    """
+    return learn(_data_of(path, model)[0])
+
+
+def _data_of(path: Path, model: Model, graph: Path | None = None) -> tuple[Data, str]:
+    """Pairs as numbers, and the scorer that chose the units."""
+    origin = origin_of(path)
+    if origin is None:
+        raise InputError(f"{path} holds no pairs; `graphprune search` measures some")
+    known = PairStore(path, Origin(model.identity, origin.method, origin.text)).pairs()
+    space, choice, scorer = _space_of(path, model)
+    features = None if graph is None else graph_features(model, graph, choice)
+    return Data.of(space, list(known.values()), graph=features), scorer
+
+
+def only_pairs(run: Run) -> Path:
+    """The run's one file of pairs.
+
+    Raises:
+        InputError: there is none, or there are several.
+    """
     found = sorted((run.folder / "pairs").glob("*.jsonl"))
     if not found:
         raise InputError(f"{run.folder} has no pairs; `graphprune search` measures some")

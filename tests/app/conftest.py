@@ -23,7 +23,7 @@ from graphprune.steps.pipeline import Calibration, export_step, open_run, prune_
 from tests.cli.runner import CALIBRATION
 from tests.cli.runner import cli as make_cli
 
-expect.set_options(timeout=30_000)  # on a busy machine
+expect.set_options(timeout=60_000)  # on a busy machine
 
 
 cli = pytest.fixture(make_cli)
@@ -102,7 +102,7 @@ def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1400, "height": 1000}, accept_downloads=True)
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(90_000)
     errors: list[str] = []
     page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))

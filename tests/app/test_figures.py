@@ -114,5 +114,6 @@ def test_the_command_line_says_what_it_cannot_render(cli: Cli, run_folder: Path,
     cli("render", run_folder, "--view", "anatomy?score=x", "-o", file).refused("no scores named 'x'")
     cli("render", run_folder, "--view", "anatomy", "-o", file, "--width", "1").refused("--width")
     cli("explore", run_folder, "--port", "0").refused("port")
+    cli("explore", run_folder, "--text", tmp_path / "nothing.txt").refused("nothing.txt is not there")
     cli("explore", run_folder, "--host", "0.0.0.0").refused("--token")  # noqa: S104 - that it is refused is the point
     assert cli("render", run_folder, "--view", "anatomy", "-o", file, "--json").json["figure"] == "anatomy"

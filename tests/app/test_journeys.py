@@ -129,6 +129,35 @@ def test_a_neuron_is_searched_and_its_neighbours_and_strongest_paths_are_shown(p
     expect(query).to_have_value("neuron block:3 place:>99")
 
 
+def test_what_is_drawn_around_in_a_figure_goes_and_the_mask_is_kept_in_the_run(
+    page: Page, run_folder: Path, tiny: Model, tmp_path: Path
+) -> None:
+    shutil.copytree(run_folder, tmp_path / "run")
+    with served(tmp_path / "run") as address:
+        opened(page, f"{address}?view=prune&score=wanda&against=magnitude&units=neuron&sparsity=0.2")
+        page.get_by_role("button", name="Remove what is drawn around").click()
+        expect(page.get_by_text("draw a box or a lasso")).to_be_visible()
+        figure = page.locator('[id=\'{"name":"divided","part":"figure"}\'] .nsewdrag').first
+        figure.scroll_into_view_if_needed()
+        box = figure.bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 2)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] - 2, steps=8)
+        page.mouse.up()
+        name = "edited-wanda-0.2-uniform-neuron"
+        page.get_by_role("button", name="Remove what is drawn around").click()
+        expect(page.get_by_text(f"Kept in the run as {name}")).to_be_visible()
+        mask = Mask.load(tmp_path / "run" / "masks" / f"{name}.safetensors", tiny.units, tiny.identity)
+        gone = mask.removed_parameters(tiny.units)
+        assert gone > 0.25 * tiny.units.prunable_parameters("neuron")
+        expect(page.get_by_text(f"{tiny.n_parameters - gone:,}", exact=True)).to_be_visible()
+        expect(page.get_by_role("heading", name=f"What {name} removes")).to_be_visible()
+        expect(page.get_by_text(f"mask apply {tiny.folder}")).to_be_visible()
+        page.get_by_role("tab", name="Overview").click()
+        expect(page.get_by_role("cell", name=name)).to_be_visible()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_slider_says_at_once_what_stays_and_the_same_is_then_pruned_for_real(
@@ -150,6 +179,14 @@ def test_the_slider_says_at_once_what_stays_and_the_same_is_then_pruned_for_real
         with page.expect_download() as download:
             page.get_by_role("link", name="Download the mask").click()
         download.value.save_as(tmp_path / "mask.safetensors")
+        page.get_by_label("Threshold of magnitude").fill("20")
+        page.get_by_role("button", name="Remove what scores less").click()
+        edited = "edited-magnitude-0.25-uniform-neuron"
+        expect(page.get_by_text(f"Kept in the run as {edited}")).to_be_visible()
+        page.get_by_role("button", name="Prune and evaluate").click()
+        expect(page.get_by_text(f"Done: {edited}")).to_be_visible(timeout=300_000)
+        report = json.loads((tmp_path / "run" / "evaluations" / f"{edited}.json").read_text())
+        expect(page.get_by_role("cell", name=f"{report['perplexity']:.2f}", exact=True)).to_be_visible()
     mask = Mask.load(tmp_path / "mask.safetensors", tiny.units, tiny.identity)
     made = Mask.load(tmp_path / "run" / "masks" / "magnitude-0.25-uniform-neuron.safetensors")
     assert all(torch.equal(mask.keep[name], made.keep[name]) for name in made.keep)

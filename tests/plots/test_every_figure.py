@@ -41,6 +41,7 @@ FIGURES: dict[str, Callable[[ModelGraph], go.Figure]] = {
         "neuron.0.1", [(["resid.0.3", "neuron.0.1", "resid.2.0"], -3.0)]
     ),
     "strongest_units": lambda _: plots.strongest_units([("neuron.0.1", 0.3), ("neuron.0.2", 0.1)]),
+    "kept_scatter": lambda _: plots.kept_scatter(SCORES, SCORES, Mask.full(UNITS), ["neuron.0"], labels=("a", "b")),
     "kept_and_removed": lambda _: plots.kept_and_removed(SCORES, Mask.full(UNITS), ["neuron.0"]),
     "study_curves": lambda _: plots.study_curves(studied()),
 }

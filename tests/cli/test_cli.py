@@ -29,8 +29,8 @@ from graphprune.steps.exchanging import COMBINED
 from tests.cli.runner import CALIBRATED, EVALUATION, SMALL, Cli, files
 
 COMMANDS = (
-    "demo", "fetch", "export", "convert", "rank", "score", "prune", "evaluate", "cost", "search", "predict", "recover",
-    "import", "vote", "mask", "compare", "audit", "report", "explore", "render",
+    "demo", "fetch", "export", "convert", "rank", "score", "prune", "evaluate", "cost", "search", "predict", "study",
+    "recover", "import", "vote", "mask", "compare", "audit", "report", "explore", "render",
 )  # fmt: skip
 
 

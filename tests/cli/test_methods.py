@@ -73,7 +73,7 @@ COMBINATIONS = [
     ("graphrank", "linear", "none"), ("taylor", "uniform", "obs"), ("flap", "log", "none"),
     ("credit", "global", "obs"), ("obs", "uniform", "none"), ("obs", "graph", "obs"),
     ("obs", "global", "obs"), ("wanda", "curves", "none"), ("sparsellm", "uniform", "sparsellm"),
-    ("activation", "log", "reconstruct"),
+    ("activation", "log", "reconstruct"), ("activation", "log_reversed", "none"), ("wanda", "linear_reversed", "obs"),
 ]  # fmt: skip
 
 
@@ -100,9 +100,10 @@ def test_any_scorer_goes_with_any_allocation_and_compensation(
         assert max(counts) - min(counts) <= 1
     else:
         assert max(counts) - min(counts) > 10
-    if allocation in {"log", "linear"}:
-        assert counts == sorted(counts)
-        assert counts[0] / N_NEURONS == pytest.approx(0.0625, abs=2 / N_NEURONS)
+    if allocation.startswith(("log", "linear")):
+        rising = counts[::-1] if allocation.endswith("_reversed") else counts
+        assert rising == sorted(rising)
+        assert rising[0] / N_NEURONS == pytest.approx(0.0625, abs=2 / N_NEURONS)
     errors = made["output_errors"]
     assert errors.keys() == {f"neuron.{layer}" for layer in range(N_LAYERS) if counts[layer]}
     assert made["output_error"] == pytest.approx(sum(errors.values()) / len(errors))

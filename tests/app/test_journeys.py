@@ -136,7 +136,7 @@ def test_what_is_drawn_around_in_a_figure_goes_and_the_mask_is_kept_in_the_run(
     with served(tmp_path / "run") as address:
         opened(page, f"{address}?view=prune&score=wanda&against=magnitude&units=neuron&sparsity=0.2")
         page.get_by_role("button", name="Remove what is drawn around").click()
-        expect(page.get_by_text("draw a box or a lasso")).to_be_visible()
+        expect(page.get_by_text("draw a box or a lasso around units in the figure first")).to_be_visible()
         figure = page.locator('[id=\'{"name":"divided","part":"figure"}\'] .nsewdrag').first
         figure.scroll_into_view_if_needed()
         box = figure.bounding_box()

@@ -187,6 +187,8 @@ def test_the_slider_says_at_once_what_stays_and_the_same_is_then_pruned_for_real
         expect(page.get_by_text(f"Done: {edited}")).to_be_visible(timeout=300_000)
         report = json.loads((tmp_path / "run" / "evaluations" / f"{edited}.json").read_text())
         expect(page.get_by_role("cell", name=f"{report['perplexity']:.2f}", exact=True)).to_be_visible()
+        page.wait_for_load_state("networkidle")
+        page.goto("about:blank")  # before the server ends, of which it would ask more
     mask = Mask.load(tmp_path / "mask.safetensors", tiny.units, tiny.identity)
     made = Mask.load(tmp_path / "run" / "masks" / "magnitude-0.25-uniform-neuron.safetensors")
     assert all(torch.equal(mask.keep[name], made.keep[name]) for name in made.keep)

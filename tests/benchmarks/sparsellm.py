@@ -40,6 +40,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "wanda, sparsellm": {"method": "wanda", "compensation": "sparsellm"},
 }
 BLOCKS = ("all", "first_half")
+SHOWN = (("perplexity", "", 1), ("mlp_error", ", error of the MLPs", 3))
 AMOUNTS = ("0.5", "0.6", "0.7", "0.8", "0.9", "2:4")
 
 
@@ -93,16 +94,12 @@ def measured(
 
 def _show(lines: list[dict[str, Any]], args: argparse.Namespace) -> None:
     for blocks in BLOCKS:
-        for what, digits in (("perplexity", 1), ("mlp_error", 4)):
-            print(f"\n| {blocks}: {what} | " + " | ".join(args.amounts) + " | seconds |")
-            print("|---" * (len(args.amounts) + 2) + "|")
-            for method in args.methods:
-                own = [line for line in lines if line["method"] == method]
-                cells = [
-                    _cell([line[blocks][what] for line in own if line["amount"] == a], digits) for a in args.amounts
-                ]
-                seconds = statistics.median([line["seconds"] for line in own] or [0])
-                print(f"| {method} | " + " | ".join(cells) + f" | {seconds:.0f} |")
+        print(f"\n| {blocks} | " + " | ".join(args.amounts) + " |")
+        print("|---" * (len(args.amounts) + 1) + "|")
+        for (what, label, digits), method in product(SHOWN, args.methods):
+            own = [line for line in lines if line["method"] == method]
+            cells = [_cell([line[blocks][what] for line in own if line["amount"] == a], digits) for a in args.amounts]
+            print(f"| {method}{label} | " + " | ".join(cells) + " |")
 
 
 def _cell(values: list[float], digits: int) -> str:

@@ -255,7 +255,7 @@ def test_a_sparsity_outside_the_unit_interval_is_refused_with_its_value(sparsity
 
 def test_unknown_options_are_refused_by_name() -> None:
     scores = scores_of(DECODER)
-    with pytest.raises(InputError, match="'random'; there are uniform, log, linear, log_reversed, .*, graph, curves"):
+    with pytest.raises(InputError, match=r"'random'; there are uniform, log, linear, log_reversed, .*, graph, curves"):
         cut(DECODER, scores, 0.1, Cut(allocation="random"))
     with pytest.raises(InputError, match="'random'; there are uniform, log, linear"):
         allocate("random", (), Target(0.1, 10))

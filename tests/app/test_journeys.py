@@ -137,7 +137,9 @@ def test_what_is_drawn_around_in_a_figure_goes_and_the_mask_is_kept_in_the_run(
         opened(page, f"{address}?view=prune&score=wanda&against=magnitude&units=neuron&sparsity=0.2")
         page.get_by_role("button", name="Remove what is drawn around").click()
         expect(page.get_by_text("draw a box or a lasso around units in the figure first")).to_be_visible()
-        figure = page.locator('[id=\'{"name":"divided","part":"figure"}\'] .nsewdrag').first
+        panel = page.locator('[id=\'{"name":"divided","part":"figure"}\']')
+        page.wait_for_load_state("networkidle")  # a figure that comes again forgets what was drawn
+        figure = panel.locator(".nsewdrag").first
         figure.scroll_into_view_if_needed()
         box = figure.bounding_box()
         assert box is not None

@@ -16,12 +16,30 @@ ANATOMY = '[id=\'{"name":"anatomy","part":"figure"}\'] .js-plotly-plot'
 
 
 def opened(page: Page, address: str) -> None:
-    """Goes to a page and waits until all of its figures are there: what is typed earlier, the page may take back."""
+    """Goes to a page and waits until all of its figures are drawn: what is done earlier, the page may take back."""
     page.goto(address)
     page.wait_for_function("""() => {
         const titles = Array.from(document.querySelectorAll("section h2"));
-        return titles.length > 0 && titles.every((title) => title.textContent);
+        const figures = Array.from(document.querySelectorAll("section .js-plotly-plot"));
+        const isDrawn = (figure) => figure.layout?.template;  // what stands there before has none
+        return titles.length > 0 && titles.every((title) => title.textContent)
+            && figures.length === titles.length && figures.every(isDrawn);
     }""")
+
+
+def draw_around(page: Page, name: str) -> None:
+    """Drags a box over the right two thirds of a figure, and waits until the figure has taken it."""
+    panel = page.locator(f'[id=\'{{"name":"{name}","part":"figure"}}\']')
+    figure = panel.locator(".nsewdrag").first
+    figure.scroll_into_view_if_needed()
+    box = figure.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] - 2, steps=8)
+    page.mouse.up()
+    taken = "(figure) => figure.layout.selections?.length > 0"
+    page.wait_for_function(taken, arg=panel.locator(".js-plotly-plot").element_handle())
 
 
 def choose(page: Page, label: str, option: str) -> None:
@@ -137,16 +155,7 @@ def test_what_is_drawn_around_in_a_figure_goes_and_the_mask_is_kept_in_the_run(
         opened(page, f"{address}?view=prune&score=wanda&against=magnitude&units=neuron&sparsity=0.2")
         page.get_by_role("button", name="Remove what is drawn around").click()
         expect(page.get_by_text("draw a box or a lasso around units in the figure first")).to_be_visible()
-        panel = page.locator('[id=\'{"name":"divided","part":"figure"}\']')
-        page.wait_for_load_state("networkidle")  # a figure that comes again forgets what was drawn
-        figure = panel.locator(".nsewdrag").first
-        figure.scroll_into_view_if_needed()
-        box = figure.bounding_box()
-        assert box is not None
-        page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 2)
-        page.mouse.down()
-        page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] - 2, steps=8)
-        page.mouse.up()
+        draw_around(page, "divided")
         name = "edited-wanda-0.2-uniform-neuron"
         page.get_by_role("button", name="Remove what is drawn around").click()
         expect(page.get_by_text(f"Kept in the run as {name}")).to_be_visible()

@@ -326,7 +326,8 @@ def _looked_for(task: Task, near: Space, data: Data, law: Regressor, start: Vect
         tried: list[tuple[float, Architecture]] = []
         for _ in range(-(-(options.trials or SAMPLERS[options.sampler]) // BATCH)):
             trials = [study.ask(axes) for _ in range(BATCH)]
-            wanted = [np.array([trial.params[group] for group in space.groups]) for trial in trials]
+            given = [trial.params for trial in trials]  # a deep copy each time it is asked for
+            wanted = [np.array([params[group] for group in space.groups]) for params in given]
             made = [near.realised(vector, task.sparsity) for vector in wanted]
             damage = law.predict(data.features(space.vectors(made))).tolist()
             for trial, architecture, value in zip(trials, made, damage, strict=True):

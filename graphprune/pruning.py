@@ -18,7 +18,7 @@ from graphprune.calibration.influence import influence
 from graphprune.calibration.sensitivity import Sensitivity, sensitivities
 from graphprune.core.errors import InputError
 from graphprune.core.graph import ModelGraph
-from graphprune.core.io import digest
+from graphprune.core.io import digest, load_tensors, save_tensors
 from graphprune.core.mask import WEIGHT, Mask
 from graphprune.core.scores import Scores
 from graphprune.core.stats import CalibrationStats
@@ -55,6 +55,7 @@ class Evidence:
         measured: gives the statistics of the dense model.
         exported: gives a graph that has been exported before, if there is one.
         scored: gives what a scorer says of the dense model, if that is kept somewhere.
+        folder: where error curves are kept, if anywhere; they serve every sparsity.
         dtype: of the forward passes.
         device: of the forward passes.
     """
@@ -64,6 +65,7 @@ class Evidence:
     measured: Callable[[], CalibrationStats] | None = None
     exported: Callable[[], ModelGraph | None] = field(default=lambda: None)
     scored: Callable[[Scorer], Scores] | None = None
+    folder: Path | None = None
     dtype: torch.dtype | None = None
     device: str = "cpu"
     _curves: dict[Any, Curves] = field(default_factory=dict, repr=False)
@@ -121,12 +123,30 @@ class Evidence:
         steps = (chooser.group_start, chooser.group_floor)
         key = (chooser.head_mode, chooser.head_error, *steps, damping, credited)
         if key not in self._curves:
-            surgeon = CurveSurgeon(chooser, damping, self.credit if credited else None)
-            notes = None if journal is None or journal.folder is None else Journal(journal.folder / "curves")
-            self._curves[key] = error_curves(
-                self.model, self.rows, surgeon, dtype=self.dtype, device=self.device, journal=notes
+            self._curves[key] = self._kept_curves(key) or self._measured_curves(
+                key, chooser, damping, credited, journal
             )
         return self._curves[key]
+
+    def _curves_path(self, key: tuple[object, ...]) -> Path | None:
+        if self.folder is None:
+            return None
+        inputs = [self.model.identity, self.rows.tolist(), key, str(self.dtype)]
+        return self.folder / f"curves-{digest(inputs)}.safetensors"
+
+    def _kept_curves(self, key: tuple[object, ...]) -> Curves | None:
+        path = self._curves_path(key)
+        return None if path is None or not path.is_file() else load_tensors(path)[0]
+
+    def _measured_curves(
+        self, key: tuple[object, ...], chooser: ByElimination, damping: float, credited: bool, journal: Journal | None
+    ) -> Curves:
+        surgeon = CurveSurgeon(chooser, damping, self.credit if credited else None)
+        notes = None if journal is None or journal.folder is None else Journal(journal.folder / "curves")
+        curves = error_curves(self.model, self.rows, surgeon, dtype=self.dtype, device=self.device, journal=notes)
+        if (path := self._curves_path(key)) is not None:
+            save_tensors(path, curves, {})
+        return curves
 
     def scores(self, scorer: Scorer) -> Scores:
         """What a scorer says of the dense model.
@@ -402,6 +422,11 @@ def _elimination(recipe: Recipe, model: Model, remove: Mapping[str, int]) -> ByE
     )  # fmt: skip
 
 
+def curves_for(recipe: Recipe, evidence: Evidence, *, credited: bool = True, journal: Journal | None = None) -> Curves:
+    """What every next piece of every layer costs, eliminated as a recipe does; in nats if credited."""
+    return evidence.curves(_elimination(recipe, evidence.model, {}), recipe.damping, credited=credited, journal=journal)
+
+
 def allocated(
     recipe: Recipe,
     sparsity: float,
@@ -421,7 +446,7 @@ def allocated(
     by_curves = choice.allocation == BY_CURVES
     if not (by_curves or (choice.allocation == "global" and scores is None)):
         return counts(model, sparsity, choice, kinds, scores, gone=gone)
-    curves = evidence.curves(_elimination(recipe, model, {}), recipe.damping, credited=by_curves, journal=journal)
+    curves = curves_for(recipe, evidence, credited=by_curves, journal=journal)
     most = 1 - (1 - sparsity) / 3  # no layer keeps less than a third of what they keep on average
     budget = budget_of(model, choice)
     pieces = removable(None, model.units, kinds, head_mode=choice.heads, floor=choice.floor, budget=budget)

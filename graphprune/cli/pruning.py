@@ -74,7 +74,7 @@ def add_prune(commands: Any) -> None:
         ("gamma", "an activation"),
     ):
         joint.add_argument(f"--{penalty}", type=float, help=f"what missing {missed} costs (default 1; published 5)")
-    joint.add_argument("--chunk", type=int, metavar="N", help="tokens looked at together (default 512)")
+    joint.add_argument("--chunk", type=int, metavar="N", help="tokens looked at together (default 256)")
     joint.add_argument("--tolerance", type=float, help="a round that gains less than this share is the last (0.03)")
     joint.add_argument("--variant", choices=("exact", "published"), help="of sparsellm (default exact)")
     joint.add_argument("--global-layers", metavar="LAYERS", help="solved as a whole: all (default), first_half, 0-14")

@@ -60,8 +60,9 @@ def add_search(commands: Any) -> None:
     how.add_argument("--predictor", choices=PREDICTORS, default="both", help="(default both)")
     how.add_argument("--sampler", choices=("cmaes", "tpe"), default="cmaes", help="Optuna's (default cmaes)")
     how.add_argument(
-        "--starts", choices=ALLOCATIONS, nargs="*", default=["uniform", "log"], help="allocations it begins with"
-    )
+        "--starts", choices=ALLOCATIONS, nargs="*", default=["uniform", "log", "curves"],
+        help="allocations it begins with (default uniform log curves)",
+    )  # fmt: skip
     how.add_argument("--graph-features", type=Path, metavar="SCORES", help=GRAPH_FEATURES)
     how.add_argument(
         "--compare", choices=ALLOCATIONS, nargs="*",

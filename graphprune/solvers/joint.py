@@ -56,7 +56,7 @@ class JointOptions:
     alpha: float | None = None
     beta: float | None = None
     gamma: float | None = None
-    chunk: int = 512
+    chunk: int = 256
     tolerance: float = 0.03
     variant: Variant = "exact"
 

@@ -102,6 +102,7 @@ class Calibration:
             None if self.text is None else lambda: self.rows(model),
             None if self.text is None else lambda: self.stats(model, run),
             lambda: run_graph(run),
+            folder=run.folder / "stats",
             dtype=dtype_of(self.options["dtype"]),
             device=self.device,
         )

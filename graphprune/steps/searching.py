@@ -35,7 +35,7 @@ from graphprune.scorers import scorer_options
 from graphprune.scorers.inputs import Scorer
 from graphprune.steps.pipeline import Calibration, prune_step, score_step
 
-STARTS = ("uniform", "log")
+STARTS = ("uniform", "log", BY_CURVES)
 COMPARED = ("uniform", "log", BY_GRAPH)
 DEFAULT_METHOD = "wanda"
 PREDICTED = ("uniform", "log", "linear")

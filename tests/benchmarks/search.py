@@ -3,11 +3,11 @@
 python -m tests.benchmarks.search --model smollm2-135m --calibration VALID --text TEST -o RUN [--seeds 0 1 2]
 
 Statistics and candidates see the calibration text alone, different windows of it; the test text is only reported on,
-after everything has been chosen. For each seed: a search, then the searched, uniform, logarithmic, graph (and, with
---curves, curves) allocations and the best of random search at the same number of evaluations, all pruned by the final
-recipe and read on the test text. Then the predictor on pairs that meet no budget: held-out agreement of every kind,
-the coverage of its intervals, a learning curve, and 12 unseen candidates, predicted, then measured. What was measured
-is kept in the run folder, so that the same command goes on after a kill.
+after everything has been chosen. For each seed: a search, then the searched, uniform, logarithmic and graph
+allocations, that by error curves, with which the search begins, and the best of random search at the same number of
+evaluations, all pruned by the final recipe and read on the test text. Then the predictor on pairs that meet no
+budget: held-out agreement of every kind, the coverage of its intervals, a learning curve, and 12 unseen candidates,
+predicted, then measured. What was measured is kept in the run folder, so that the same command goes on after a kill.
 """
 
 import argparse
@@ -108,8 +108,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--design", default="paper")
     parser.add_argument("--predictor", default="both")
-    parser.add_argument("--starts", nargs="*", default=["uniform", "log", "graph"])
-    parser.add_argument("--curves", action="store_true", help="also report the allocation by error curves")
+    parser.add_argument("--starts", nargs="*", default=["uniform", "log", "curves"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--learn", type=int, default=80, help="pairs of the predictor's own report; 0 for none")
     parser.add_argument("--n-samples", type=int, default=32)
@@ -124,7 +123,7 @@ def _arguments() -> argparse.Namespace:
 def _searches(setting: Setting) -> None:
     """The table of allocations, by seed, and what each search cost."""
     args, bench = setting.args, setting.bench
-    named = ["uniform", "log", "graph", *(["curves"] if args.curves else [])]
+    named = ["uniform", "log", "graph", "curves"]
     fixed = {name: setting.reported(bench.allocation(name)) for name in named}
     print(f"| seed | {args.strategy} | random | " + " | ".join(named)
           + " | against uniform | evaluations | stopped early | minutes |")  # fmt: skip

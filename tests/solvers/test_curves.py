@@ -1,16 +1,19 @@
 """Error curves against direct evaluation, and credit against what noise does to the prediction."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from graphprune import Model
+from graphprune import Model, pruning
 from graphprune.calibration.sensitivity import sensitivities
 from graphprune.calibration.text import windows
 from graphprune.core.errors import InputError
 from graphprune.masks.items import HeadMode, removable
+from graphprune.methods import Recipe
+from graphprune.pruning import Evidence, allocated, curves_for, kinds_of
 from graphprune.solvers.curves import CurveSurgeon, error_curves, priced
 from graphprune.solvers.hessian import Hessian
 from graphprune.solvers.obs import compensated
@@ -130,6 +133,29 @@ def test_prices_rise_and_no_layer_has_more_pieces_than_it_may_lose() -> None:
     for part in priced(pieces, curves, 0.5):
         assert len(part) == len(part.members) == round(size / 2)
         assert part.scores[:4].tolist() == [3.0, 3.0, 5.0, 10.0]
+
+
+def test_curves_are_kept_in_a_folder_and_serve_another_sparsity_but_no_other_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = decoder("llama")
+    recipe = Recipe.of("graphslim", compensation="obs")
+    kinds = kinds_of(recipe.cut, model.units.kinds)
+
+    def evidence(seed: int) -> Evidence:
+        rows = token_ids(6, 32, seed=seed)
+        return replace(Evidence.of_text(model, rows, n_samples=6, seq_len=32), folder=tmp_path)
+
+    made = curves_for(recipe, evidence(0))
+    monkeypatch.setattr(pruning, "error_curves", None)  # not to be asked again
+    again = evidence(0)
+    a_fifth, two_fifths = (allocated(recipe, sparsity, again, kinds) for sparsity in (0.2, 0.4))
+    assert sum(a_fifth.values()) < sum(two_fifths.values())
+    found = curves_for(recipe, again)
+    assert found.keys() == made.keys()
+    assert all(torch.equal(found[group], made[group]) for group in made)
+    with pytest.raises(TypeError):
+        curves_for(recipe, evidence(1))
 
 
 def test_credit_is_what_noise_on_a_layers_output_does_to_the_prediction(tiny: Model) -> None:

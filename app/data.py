@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from graphprune.comparison.consequence import FORMAT as CONSEQUENCES
+from graphprune.comparison.consequence import Consequences
 from graphprune.core.errors import GraphpruneError, InputError
 from graphprune.core.graph import ModelGraph
 from graphprune.core.graph_store import load_graph
@@ -232,8 +234,22 @@ class RunData:
         return Prediction(float(middle[0, 0]), float(low[0, 0]), float(high[0, 0]), len(predictor.data))
 
     def documents(self, kind: str) -> dict[str, dict[str, Any]]:
-        """Everything in one of the run's folders of JSON: `evaluations`, `searches`, `predictions`."""
+        """Everything in one of the run's folders of JSON: `evaluations`, `searches`, `predictions`, `comparisons`."""
         return {name: read_json(self.folder / kind / f"{name}.json") for name in self._listed(kind, ".json")}
+
+    def consequences(self) -> Consequences:
+        """What masks did to the graph and to the model, as it was compared last.
+
+        Raises:
+            GraphpruneError: it never was, or the file is damaged.
+        """
+        there = [name for name, each in self.documents("comparisons").items() if each.get("format") == CONSEQUENCES]
+        paths = [self.folder / "comparisons" / f"{name}.json" for name in there]
+        if not paths:
+            command = f"graphprune compare {self.folder} --sparsities 0.2 0.4 --text FILE"
+            raise InputError(f"what masks cost has not been compared in this run yet; `{command}` does")
+        path = max(paths, key=_stamp)
+        return _consequences(path, _stamp(path))
 
     def steps(self) -> Mapping[str, Mapping[str, Any]]:
         """What has been done, by name of the step."""
@@ -281,6 +297,11 @@ def _model(source: str, identity: str) -> Model:
 @lru_cache(maxsize=2)
 def _graph(folder: Path, stamp: Stamp) -> ModelGraph:  # noqa: ARG001 - a changed file is read again
     return load_graph(folder)
+
+
+@lru_cache(maxsize=2)
+def _consequences(path: Path, stamp: Stamp) -> Consequences:  # noqa: ARG001 - likewise
+    return Consequences.load(path)
 
 
 @lru_cache(maxsize=64)

@@ -3,15 +3,21 @@
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
+from math import exp
 from typing import Any
 
 import dash_mantine_components as dmc
 import plotly.graph_objects as go
+import torch
 from dash import html
 
 from graphprune import plots
 from graphprune.allocation import ALLOCATIONS
+from graphprune.centrality.pagerank import pagerank
+from graphprune.centrality.path_mass import total_path_mass
+from graphprune.comparison.percolation import kept_credit
 from graphprune.core.errors import GraphpruneError, InputError
+from graphprune.core.graph import ModelGraph
 from graphprune.core.mask import Mask
 from graphprune.core.scores import Scores
 from graphprune.core.units import HEAD, NEURON
@@ -51,6 +57,7 @@ def layout(data: RunData, state: State) -> list[Any]:
             slider("sparsity", "Sparsity (share of their parameters)", state.sparsity, low=0.0, high=0.8, step=0.01),
         ),
         words("plan"),
+        words("remains"),
         dmc.Grid(
             [
                 dmc.GridCol(
@@ -220,6 +227,31 @@ def plan(data: RunData, state: State) -> Any:
     return numbers(*cards)
 
 
+def remains(data: RunData, state: State) -> Any:
+    """What the mask leaves of the graph."""
+    made, mask = data.graph_made(), planned_mask(data, state)
+    paths, credit = _dense(made)
+    left = made.value.masked(mask)
+    share = kept_credit(made.value, credit, left.in_caller_order(left.indicator()))
+    return numbers(
+        number("paths that stay", f"{exp(total_path_mass(left) - paths):.2%}", "of the weight of all, input to output"),
+        number("credit that stays", f"{share:.2%}", "of what the outputs owe to heads and neurons"),
+    )
+
+
+@once(maxsize=2)
+def _dense(graph: Made[ModelGraph]) -> tuple[float, torch.Tensor]:
+    """The log of the weight of all paths of the dense graph, and the credit of its nodes.
+
+    Raises:
+        InputError: its weights are signed.
+    """
+    if graph.value.weight == "signed":
+        raise InputError("what remains of the graph needs weights without a sign; export another graph")
+    outputs = pagerank(graph.value, direction="backward", personalization="outputs")
+    return total_path_mass(graph.value), outputs.scores
+
+
 def foretold(data: RunData, mask: Mask) -> tuple[str, str]:
     """The perplexity that the run's predictor expects, and its interval or why there is none."""
     try:
@@ -309,5 +341,5 @@ def recipe(data: RunData, state: State) -> dict[str, Any]:
 
 CHOICES = ("score", "sparsity", "allocation", "compensation", "units", "edit", "edited")
 FIGURES = {"divided": divided, "planned": planned, "threshold": threshold}
-TEXTS = {"plan": plan, "measured": measured, "take": take}
+TEXTS = {"plan": plan, "remains": remains, "measured": measured, "take": take}
 TABLES: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Runs: masks side by side, what was measured of each, and what a search has learned."""
+"""Runs: masks side by side, what was measured of each, what they cost over sparsity, what a search has learned."""
 
 from typing import Any
 
@@ -25,6 +25,8 @@ def layout(data: RunData, state: State) -> list[Any]:
         dmc.SimpleGrid([panel("left"), panel("right")], cols={"base": 1, "lg": 2}),
         panel("side_by_side"),
         box("What was measured", words("reports")),
+        panel("robustness"),
+        dmc.SimpleGrid([panel("percolation"), panel("predictive")], cols={"base": 1, "lg": 2}),
         dmc.SimpleGrid([panel("learned"), panel("foretold")], cols={"base": 1, "lg": 2}),
     ]
 
@@ -90,6 +92,23 @@ def foretold(data: RunData, state: State) -> go.Figure:  # noqa: ARG001 - likewi
     raise InputError("no search has predicted and then measured in this run yet; see `graphprune search`")
 
 
-FIGURES = {"left": left, "right": right, "side_by_side": side_by_side, "learned": learned, "foretold": foretold}
+def robustness(data: RunData, state: State) -> go.Figure:  # noqa: ARG001 - likewise
+    found = data.consequences()
+    uniform = [series for series in found.series if series.allocation == "uniform"]
+    return plots.robustness_curves(found, "kl", series=uniform or None)
+
+
+def percolation(data: RunData, state: State) -> go.Figure:  # noqa: ARG001 - likewise
+    return plots.percolation_curves(data.consequences())
+
+
+def predictive(data: RunData, state: State) -> go.Figure:  # noqa: ARG001 - likewise
+    return plots.predictive(data.consequences())
+
+
+FIGURES = {
+    "left": left, "right": right, "side_by_side": side_by_side, "robustness": robustness, "percolation": percolation,
+    "predictive": predictive, "learned": learned, "foretold": foretold,
+}  # fmt: skip
 TEXTS = {"reports": reports}
 TABLES: dict[str, Any] = {}

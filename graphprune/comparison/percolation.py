@@ -125,7 +125,7 @@ class Percolation:
             reach = float((effects * inputs).sum() / self.inputs.sum() * (targets.sum() / self.targets.sum()))
         return Remains(
             path_mass=exp(paths - self.paths) if self.paths > -inf else 1.0,
-            credit=self._kept(present),
+            credit=kept_credit(self.graph, self.credit, present),
             reach=reach,
             min_cut=min_cut(_modules(left), self.modules) / self.cut if self.cut > 0 else 1.0,
             components=components,
@@ -133,11 +133,18 @@ class Percolation:
             entropy=_entropy(_of_units(left, _credit(left, outputs))),
         )
 
-    def _kept(self, present: Nodes) -> float:
-        """The share of the dense graph's credit on units that those which stay had."""
-        before = _of_units(self.graph, self.credit)
-        total = float(before.sum())
-        return float(_of_units(self.graph, self.credit * present).sum()) / total if total > 0 else 1.0
+
+def kept_credit(graph: ModelGraph, credit: Nodes, present: Nodes) -> float:
+    """The share of a dense graph's credit on heads and neurons that those which stay had.
+
+    Args:
+        graph: the dense one.
+        credit: of its nodes, in the caller's order.
+        present: 1 where a node stays.
+    """
+    before = _of_units(graph, credit)
+    total = float(before.sum())
+    return float(_of_units(graph, credit * present).sum()) / total if total > 0 else 1.0
 
 
 def _ends(graph: ModelGraph) -> tuple[Nodes, Nodes]:

@@ -3,20 +3,28 @@
 import csv
 import io
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from graphprune.comparison.consequence import Consequence, Consequences, Series
+from graphprune.comparison.percolation import Percolation
 from graphprune.core.errors import InputError
 from graphprune.explorer import render
 from graphprune.explorer.data import RunData
+from graphprune.explorer.pruning import planned_mask
 from graphprune.explorer.rendering import as_text
 from graphprune.explorer.state import State
 from graphprune.explorer.views import FIGURES, PAGES, TABLES, TEXTS, drawn
 from tests.cli.runner import Cli
 
 MOST = 1_000_000  # bytes of an answer
-OF_A_SEARCH = ("learned", "foretold")
+MISSING = {  # figures of what this run hasn't got yet, and the command that makes it
+    **dict.fromkeys(("learned", "foretold"), "graphprune search"),
+    **dict.fromkeys(("robustness", "percolation", "predictive"), "graphprune compare"),
+}
 SHOWN = State(
     score="wanda", against="magnitude", mask="wanda-0.2", beside="wanda-0.2", unit="neuron.3.17", find="neuron block:2"
 )
@@ -29,14 +37,44 @@ def data(run_folder: Path) -> RunData:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_shows_something_and_fits_into_an_answer(name: str, data: RunData) -> None:
-    if name in OF_A_SEARCH:
-        assert "graphprune search" in drawn(name, data, SHOWN).layout.title.subtitle.text
+    if name in MISSING:
+        assert MISSING[name] in drawn(name, data, SHOWN).layout.title.subtitle.text
         return
     for state in (SHOWN, State(unit="head.2", theme="dark", kind="neuron", mask="wanda-0.2", beside="wanda-0.2")):
         figure = drawn(name, data, data.resolved(state))
         assert figure.layout.title.text != "Nothing to show here yet", figure.layout.title.subtitle.text
         assert len(figure.data) > 0
         assert len(figure.to_json()) < MOST
+
+
+def test_what_was_compared_last_is_drawn_over_sparsity(run_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run_folder, folder)
+    for name, worst in (("older", 3.0), ("newer", 7.0)):
+        rows = [
+            Consequence(
+                Series(scorer), sparsity, {"path_mass": 1 - sparsity}, {"kl": worst * sparsity, "perplexity": 9.0}
+            )
+            for scorer in ("wanda", "magnitude")
+            for sparsity in (0.2, 0.4)
+        ]
+        path = folder / "comparisons" / f"{name}.json"
+        Consequences(tuple(rows), {"kl": 0.0, "perplexity": 8.0}).save(path)
+        os.utime(path, (worst, worst))
+    data = RunData(folder)
+    lines = {trace.name: list(trace.y) for trace in drawn("robustness", data, SHOWN).data}
+    assert lines == {name: pytest.approx([0.0, 1.4, 2.8]) for name in lines}
+    assert len(lines) == 2
+    (first, *_) = drawn("percolation", data, SHOWN).data
+    assert list(first.y) == pytest.approx([0.8, 0.6])
+
+
+def test_what_a_mask_leaves_of_the_graph_is_what_percolation_says(data: RunData) -> None:
+    said = json.dumps(TEXTS["remains"](data, data.resolved(SHOWN)), default=_plain)
+    left = Percolation.of(data.graph()).after(planned_mask(data, data.resolved(SHOWN)))
+    assert 0 < left.path_mass < 1
+    assert f"{left.path_mass:.2%}" in said
+    assert f"{left.credit:.2%}" in said
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -26,6 +26,7 @@ from graphprune.plots import (
     predictive,
     robustness_curves,
 )
+from graphprune.plots.image import image
 from graphprune.steps.auditing import audit_step
 from graphprune.steps.comparing import compare_step
 from graphprune.steps.consequences import Laboratory, Measured, told
@@ -152,6 +153,7 @@ def _draw(folder: Path, comparison: Comparison, found: Consequences) -> None:
     }
     for name, figure in figures.items():
         figure.write_html(folder / f"{name}.html", include_plotlyjs="directory")
+        (folder / f"{name}.png").write_bytes(image(figure, "png", 1000, None))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ def factor_of(
     product: Tokens, other: Tokens, near: Tokens, tie: Scale, weight: Scale
 ) -> Float[torch.Tensor, "tokens width"]:
     """What the linear factor of a product should be: the minimiser of ``weight (p - z f)^2 + tie (z - near)^2``."""
-    return (tie * near + weight * other * product) / (tie + weight * other.square())
+    wanted = (other * product).mul_(weight).add_(near, alpha=tie)
+    return wanted.div_(other.square().mul_(weight).add_(tie))
 
 
 def relu_input(activated: Tokens, near: Tokens, tie: Scale, weight: Scale) -> Tokens:
@@ -100,16 +101,19 @@ def activation_input(
         tie: what moving away from that costs.
         weight: what missing ``p`` costs.
     """
-
-    def cost(s: torch.Tensor) -> torch.Tensor:
-        return weight * (activated - phi(s) * factor).square() + tie * (s - near).square()
-
     value, slope = with_slope(phi, near)
-    missed, pull = activated - value * factor, factor * slope
-    step, before = weight * missed * pull / (tie + weight * pull.square()), weight * missed.square()
-    whole, quarter = near + step, near + step / 4
-    shorter = torch.where(cost(quarter) < before, quarter, near)
-    return torch.where(cost(whole) < before, whole, shorter)
+    missed, pull = (value * factor).neg_().add_(activated), slope * factor
+    before = missed.square().mul_(weight)
+    step = missed.mul_(pull).mul_(weight).div_(pull.square_().mul_(weight).add_(tie))
+    moved = step.square()
+
+    def cost(s: torch.Tensor, share: float) -> torch.Tensor:
+        """Of so large a share of the step."""
+        return (phi(s) * factor).sub_(activated).square_().mul_(weight).add_(moved, alpha=tie * share**2)
+
+    whole, quarter = near + step, torch.add(near, step, alpha=0.25)
+    shorter = torch.where(cost(quarter, 0.25) < before, quarter, near)
+    return torch.where(cost(whole, 1.0) < before, whole, shorter)
 
 
 def with_slope(phi: Activation, s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

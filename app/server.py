@@ -4,8 +4,10 @@ import json
 import secrets
 import shlex
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from threading import Condition
+from typing import Any
 
 from dash import Dash
 from flask import Response, abort, request
@@ -122,9 +124,35 @@ def run_server(
         except OSError as error:
             raise InputError(f"{host}:{port} can't be served on ({error.strerror}); try another --port") from error
     app = build(folder, token=token, host=host, port=port, **texts)
-    server = make_server(host, port, app.server, threaded=True, request_handler=Quiet)
+    underway = Underway(app.server)
+    server = make_server(host, port, underway, threaded=True, request_handler=Quiet)
     announce(f"http://{host}:{port}/{f'?token={token}' if token else ''}")
-    server.serve_forever()
+    try:
+        server.serve_forever()
+    finally:
+        underway.wait()
+
+
+class Underway:
+    """An application that knows how many requests it is at: Python must not end while a thread is inside of torch."""
+
+    def __init__(self, answer: Callable[..., Iterable[bytes]]) -> None:
+        self.answer, self.requests, self.changed = answer, 0, Condition()
+
+    def __call__(self, *asked: Any) -> Iterable[bytes]:
+        with self.changed:
+            self.requests += 1
+        try:
+            return self.answer(*asked)
+        finally:
+            with self.changed:
+                self.requests -= 1
+                self.changed.notify_all()
+
+    def wait(self, seconds: float = 30.0) -> None:
+        """Until every request is answered, but not for ever."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.requests == 0, seconds)
 
 
 class Quiet(WSGIRequestHandler):

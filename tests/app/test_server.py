@@ -2,6 +2,8 @@
 
 from threading import Event, Thread
 
+import pytest
+
 from graphprune.explorer.server import Underway
 
 
@@ -21,18 +23,17 @@ def test_the_end_waits_for_what_is_being_answered_but_not_for_ever() -> None:
     underway.wait(0.01)
     assert not ended.is_set()
     may_end.set()
-    underway.wait(60)
+    underway.wait(60.0)
     assert ended.is_set()
     thread.join()
 
 
 def test_an_answer_that_fails_is_not_waited_for() -> None:
     def broken(*_: object) -> list[bytes]:
-        raise ValueError
+        raise ValueError("broken")
 
     underway = Underway(broken)
-    try:
+    with pytest.raises(ValueError, match="broken"):
         underway()
-    except ValueError:
-        underway.wait(60)
+    underway.wait(60.0)
     assert underway.requests == 0

@@ -1,5 +1,6 @@
 """Compare: two scorers against each other, and all of them in one matrix."""
 
+import re
 from typing import Any, Literal, cast
 
 import dash_mantine_components as dmc
@@ -72,15 +73,30 @@ def _ringed(figure: go.Figure, data: RunData, state: State, a: Scores, b: Scores
     return figure.add_trace(go.Scattergl(x=xs, y=ys, mode="markers", name=state.unit, marker=ring, hoverinfo="skip"))
 
 
-def _compared(data: RunData, state: State) -> Comparison:
-    """The two scorers, and the run's others that score the same kinds of units."""
-    chosen = dict(zip((state.score, state.against), _two(data, state), strict=True))
-    shared = [kind for kind in next(iter(chosen.values())).kinds if all(kind in each.kinds for each in chosen.values())]
-    kinds = tuple(_kinds(state) or [kind for kind in (HEAD, NEURON) if kind in shared] or shared)
-    others = [name for name in data.scores_there() if name not in chosen and {*kinds} <= {*data.scores(name).kinds}]
-    names = sorted({*chosen, *others[: MOST - len(chosen)]})
+def _kinds_of_both(data: RunData, state: State) -> tuple[str, ...]:
+    """The kinds of units that are compared: what was chosen, else heads and neurons where both scorers have them."""
+    two = _two(data, state)
+    shared = [kind for kind in two[0].kinds if kind in two[1].kinds]
+    return tuple(_kinds(state) or [kind for kind in (HEAD, NEURON) if kind in shared] or shared)
+
+
+def _everybody(data: RunData, kinds: tuple[str, ...]) -> list[str]:
+    """The run's scorers of these units, one file of each; the same whoever is chosen, so that it is worked out once."""
+    seeds = re.compile(r"-seed\d+$")  # further files of one scorer
+    there = [name for name in data.scores_there() if not seeds.search(name)]
+    return [name for name in there if {*kinds} <= {*data.scores(name).kinds}][:MOST]
+
+
+def _among(data: RunData, names: list[str], kinds: tuple[str, ...]) -> Comparison:
     scores = {name: data.scores(name) for name in names}
     return _comparison(Made(tuple(data.score_stamp(name) for name in names), scores), kinds)
+
+
+def _compared(data: RunData, state: State) -> Comparison:
+    """All of the run's scorers if the two that are chosen are among them; else these two."""
+    kinds, chosen = _kinds_of_both(data, state), sorted({state.score, state.against})
+    names = _everybody(data, kinds)
+    return _among(data, names if {*chosen} <= {*names} else chosen, kinds)
 
 
 @once(maxsize=8)
@@ -89,7 +105,9 @@ def _comparison(scores: Made[dict[str, Scores]], kinds: tuple[str, ...]) -> Comp
 
 
 def agreement(data: RunData, state: State) -> go.Figure:
-    return plots.agreement_matrix(_compared(data, state))
+    kinds = _kinds_of_both(data, state)
+    names = _everybody(data, kinds)
+    return plots.agreement_matrix(_among(data, names, kinds) if len(names) > 1 else _compared(data, state))
 
 
 def overlap(data: RunData, state: State) -> go.Figure:
@@ -108,7 +126,7 @@ def differences(data: RunData, state: State) -> Table:
     return _differences(both, cast("Within", state.within), state.kind)
 
 
-@once(maxsize=8)
+@once(maxsize=4)
 def _differences(both: Made[tuple[tuple[str, str], tuple[Scores, Scores]]], within: Within, kind: str) -> Table:
     (x, y), (a, b) = both.value
     places = placed(a, b, within=within, kinds=None if kind == "all" else [kind])

@@ -6,6 +6,7 @@ from functools import lru_cache, wraps
 from threading import Lock
 from typing import Any, Generic, TypeVar, cast
 
+STRIPES = 64
 T = TypeVar("T")
 Called = TypeVar("Called", bound=Callable[..., Any])
 
@@ -30,11 +31,11 @@ def once(maxsize: int) -> Callable[[Called], Called]:
     """
 
     def decorated(function: Called) -> Called:
-        kept, lock = lru_cache(maxsize)(function), Lock()
+        kept, locks = lru_cache(maxsize)(function), [Lock() for _ in range(STRIPES)]
 
         @wraps(function)
         def call(*arguments: Hashable) -> Any:
-            with lock:
+            with locks[hash(arguments) % STRIPES]:  # who asks for something else doesn't wait
                 return kept(*arguments)
 
         return cast("Called", call)

@@ -5,8 +5,8 @@ python -m tests.benchmarks.explorer_load RUN [--users 20] [--seconds 60] [--thin
 The server is a process of its own, as people start it. A user opens a page, as a browser does, then asks for all that
 is on it in a state that differs each time (score, unit, sparsity), one request after the other, thinks for a while,
 and goes on to another page. Latencies are of single requests, over the network stack; sizes are of answers as they
-are sent. Memory is what is resident and not mapped from a file, of the server and its children: after every page has
-been seen once, and at the end.
+are sent. Memory is what is resident and not mapped from a file, of the server and its children: when every page has
+been seen once, and after every quarter of the time.
 """
 
 import argparse
@@ -106,16 +106,19 @@ def main() -> None:
             first.see(_state(data, np.random.default_rng(0), view))
         print(f"every page once, when nothing has been read yet: {time.perf_counter() - start:.1f} s")
         users = [User(address) for _ in range(args.users)]
-        before, end = _megabytes(server), time.perf_counter() + args.seconds
+        end = time.perf_counter() + args.seconds
         threads = [
             threading.Thread(target=_use, args=(user, data, seed, end, args.think)) for seed, user in enumerate(users)
         ]
         for thread in threads:
             thread.start()
+        memory = [_megabytes(server)]
+        for _ in range(4):
+            time.sleep(args.seconds / 4)
+            memory.append(_megabytes(server))
         for thread in threads:
             thread.join()
-        after = _megabytes(server)
-    _report(args, users, before, after)
+    _report(args, users, memory)
 
 
 def _use(user: User, data: RunData, seed: int, end: float, think: float) -> None:
@@ -140,7 +143,7 @@ def _megabytes(server: psutil.Process) -> float:
     return float(sum(each.rss - each.shared for each in found)) / 1e6
 
 
-def _report(args: argparse.Namespace, users: list[User], before: float, after: float) -> None:
+def _report(args: argparse.Namespace, users: list[User], memory: list[float]) -> None:
     seconds = [each for user in users for each in user.seconds]
     failures = [each for user in users for each in user.failures]
     size, what = max(user.largest for user in users)
@@ -149,7 +152,7 @@ def _report(args: argparse.Namespace, users: list[User], before: float, after: f
     print(f"latency: median {1000 * median(seconds):.0f} ms, 95th percentile {1000 * cuts[94]:.0f} ms, "
           f"slowest {1000 * max(seconds):.0f} ms")  # fmt: skip
     print(f"largest answer: {size / 1e3:.0f} kB ({what}); {'within' if size <= LIMIT else 'ABOVE'} 1 MB")
-    print(f"memory of the server: {before:.0f} MB before, {after:.0f} MB after")
+    print(f"memory of the server, every quarter: {', '.join(f'{each:.0f}' for each in memory)} MB")
     for each in failures[:10]:
         print(f"failed: {each}")
 

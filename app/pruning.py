@@ -233,8 +233,10 @@ def remains(data: RunData, state: State) -> Any:
     paths, credit = _dense(made)
     left = made.value.masked(mask)
     share = kept_credit(made.value, credit, left.in_caller_order(left.indicator()))
+    weight = exp(total_path_mass(left) - paths)
+    shown = f"{weight:.2%}" if weight >= 0.001 else f"{weight:.1e}"
     return numbers(
-        number("paths that stay", f"{exp(total_path_mass(left) - paths):.2%}", "of the weight of all, input to output"),
+        number("paths that stay", shown, "of the weight of all, input to output"),
         number("credit that stays", f"{share:.2%}", "of what the outputs owe to heads and neurons"),
     )
 

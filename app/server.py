@@ -5,6 +5,8 @@ import secrets
 import shlex
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from threading import Condition
 from typing import Any
@@ -124,6 +126,9 @@ def run_server(
         except OSError as error:
             raise InputError(f"{host}:{port} can't be served on ({error.strerror}); try another --port") from error
     app = build(folder, token=token, host=host, port=port, **texts)
+    for name in ("pandas", "sklearn"):  # Plotly looks into the first if anybody imports it, and mustn't find half of it
+        with suppress(ImportError):
+            import_module(name)
     underway = Underway(app.server)
     server = make_server(host, port, underway, threaded=True, request_handler=Quiet)
     announce(f"http://{host}:{port}/{f'?token={token}' if token else ''}")

@@ -92,7 +92,8 @@ def _curves(consequences: Consequences, quantity: str, series: Sequence[Series],
     units = {"all": "heads and neurons", "neuron": "neurons", "head": "heads"}
     what = units.get(str(consequences.settings.get("units")), "units")
     repaired = "; dashed: what stays is refitted" if any(each.compensation != "none" for each in series) else ""
-    figure = styled(figure, title, f"{what} go, lowest scores first{repaired}", height=480, showlegend=True)
+    height = max(480, 160 + 20 * len(figure.data))  # or the legend is cut
+    figure = styled(figure, title, f"{what} go, lowest scores first{repaired}", height=height, showlegend=True)
     figure.update_xaxes(title_text="sparsity", tickformat=".0%", gridcolor=GRID, rangemode="tozero")
     share = {"tickformat": ".0%"} if quantity in SHARES else {}
     return figure.update_yaxes(title_text=TITLES[quantity], gridcolor=GRID, **share)

@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--unit", default="neuron.3.17")
     parser.add_argument("--score")
     parser.add_argument("--against")
+    parser.add_argument("--clip", action="store_true", help="what is on the screen, not the whole page")
     parser.add_argument("--pages", nargs="+", choices=VIEWS, default=VIEWS)
     args = parser.parse_args()
     data = RunData(args.run.absolute())
@@ -50,14 +51,15 @@ def _pictures(browser: Browser, address: str, data: RunData, view: str, args: ar
     )  # fmt: skip
     for theme in ("light", "dark"):
         for size, width in SIZES.items():
-            page = browser.new_page(viewport={"width": width, "height": 1000})
+            page = browser.new_page(viewport={"width": width, "height": 1150})
+            page.set_default_timeout(120_000)
             page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
             page.on("pageerror", lambda error: said.append(str(error)))
             start = time.perf_counter()
             opened(page, address + state.given({"theme": theme}).query())
             print(f"{view}, {theme}, {size}: {time.perf_counter() - start:.1f} s", flush=True)
             page.wait_for_load_state("networkidle")
-            page.screenshot(path=args.output / f"{view}-{theme}-{size}.png", full_page=True)
+            page.screenshot(path=args.output / f"{view}-{theme}-{size}.png", full_page=not args.clip)
             page.close()
     return said
 

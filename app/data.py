@@ -42,12 +42,13 @@ Stamp = tuple[int, int]  # when a file was written, and its size
 
 @dataclass(frozen=True)
 class Prediction:
-    """A perplexity that was predicted, its 90 % interval, and from how many measured masks."""
+    """A perplexity that was predicted, its 90 % interval, from how many measured masks, and how these were made."""
 
     value: float
     low: float
     high: float
     pairs: int
+    made: str
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,9 @@ class RunData:
         parts = predictor.space.parts
         vector = np.array([[float((~mask.keep[part.group]).double().mean()) for part in parts]])
         middle, (low, high) = predictor.predict(vector), predictor.intervals(vector, LEVEL)
-        return Prediction(float(middle[0, 0]), float(low[0, 0]), float(high[0, 0]), len(predictor.data))
+        about = read_json(path.with_suffix(".json"))
+        made = f"{about.get('scorer', 'unknown')}, compensation {about.get('compensation', 'unknown')}"
+        return Prediction(float(middle[0, 0]), float(low[0, 0]), float(high[0, 0]), len(predictor.data), made)
 
     def documents(self, kind: str) -> dict[str, dict[str, Any]]:
         """Everything in one of the run's folders of JSON: `evaluations`, `searches`, `predictions`, `comparisons`."""

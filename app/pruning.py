@@ -262,7 +262,8 @@ def foretold(data: RunData, mask: Mask) -> tuple[str, str]:
         return UNKNOWN, str(error)
     if found is None:
         return UNKNOWN, "`graphprune search` measures masks to predict from"
-    return f"{found.value:.2f}", f"{found.low:.2f} to {found.high:.2f} (90 %), from {found.pairs} masks"
+    interval = f"{found.low:.2f} to {found.high:.2f} (90 %)"
+    return f"{found.value:.2f}", f"{interval} if pruned like the {found.pairs} masks it is from: {found.made}"
 
 
 def label(state: State) -> str:

@@ -133,7 +133,7 @@ def test_a_run_with_measured_masks_predicts_and_says_how_surely(data: RunData) -
     model, rng = data.model(), np.random.default_rng(0)
     path = data.folder / "pairs" / "search.jsonl"
     store = PairStore(path, Origin(model.identity, "method", "text"))
-    about = {"cut": {"units": "neuron"}, "protected": [], "most": 1.0, "scorer": "wanda"}
+    about = {"cut": {"units": "neuron"}, "protected": [], "most": 1.0, "scorer": "wanda", "compensation": "obs"}
     for _ in range(40):
         remove = {f"neuron.{i}": int(rng.integers(0, 400)) for i in range(6)}
         quality = {"perplexity.text": float(np.exp(3 + sum(remove.values()) / 1000))}
@@ -144,4 +144,4 @@ def test_a_run_with_measured_masks_predicts_and_says_how_surely(data: RunData) -
     gone = sum(int((~mask.keep[f"neuron.{i}"]).sum()) for i in range(6))
     assert found.value == pytest.approx(np.exp(3 + gone / 1000), rel=0.05)
     assert found.low < found.value < found.high
-    assert "40 masks" in foretold(data, mask)[1]
+    assert "40 masks it is from: wanda, compensation obs" in foretold(data, mask)[1]

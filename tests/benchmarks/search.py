@@ -109,7 +109,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--design", default="paper")
     parser.add_argument("--predictor", default="both")
     parser.add_argument("--starts", nargs="*", default=["uniform", "log", "curves"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: the predictor alone")
     parser.add_argument("--learn", type=int, default=80, help="pairs of the predictor's own report; 0 for none")
     parser.add_argument("--n-samples", type=int, default=32)
     parser.add_argument("--seq-len", type=int, default=512)
@@ -123,6 +123,8 @@ def _arguments() -> argparse.Namespace:
 def _searches(setting: Setting) -> None:
     """The table of allocations, by seed, and what each search cost."""
     args, bench = setting.args, setting.bench
+    if not args.seeds:
+        return
     named = ["uniform", "log", "graph", "curves"]
     fixed = {name: setting.reported(bench.allocation(name)) for name in named}
     print(f"| seed | {args.strategy} | random | " + " | ".join(named)

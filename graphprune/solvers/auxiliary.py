@@ -77,7 +77,7 @@ def relu_input(activated: Tokens, near: Tokens, tie: Scale, weight: Scale) -> To
     below = near.clamp_max(0)
     cost_above = weight * (activated - above).square() + tie * (above - near).square()
     cost_below = weight * activated.square() + tie * (below - near).square()
-    return torch.where(cost_above < cost_below, above, below)
+    return torch.lerp(below, above, cost_above.lt_(cost_below))
 
 
 def activation_input(
@@ -87,11 +87,11 @@ def activation_input(
     near: Tokens,
     tie: Scale,
     weight: Scale,
+    known: tuple[Tokens, Tokens] | None = None,
 ) -> Tokens:
     """What an activation should read, to lower ``weight (p - phi(s) f)^2 + tie (s - near)^2``.
 
-    There is no closed form: a Gauss-Newton step from where it is, a quarter of it where that would raise the objective,
-    none where that would, too.
+    There is no closed form: a Gauss-Newton step from where it is, none where that would raise the objective.
 
     Args:
         phi: the activation, element by element.
@@ -100,20 +100,15 @@ def activation_input(
         near: what the activation reads now, where the step begins.
         tie: what moving away from that costs.
         weight: what missing ``p`` costs.
+        known: the activation's value and slope there, if the caller has them.
     """
-    value, slope = with_slope(phi, near)
+    value, slope = known or with_slope(phi, near)
     missed, pull = (value * factor).neg_().add_(activated), slope * factor
     before = missed.square().mul_(weight)
     step = missed.mul_(pull).mul_(weight).div_(pull.square_().mul_(weight).add_(tie))
-    moved = step.square()
-
-    def cost(s: torch.Tensor, share: float) -> torch.Tensor:
-        """Of so large a share of the step."""
-        return (phi(s) * factor).sub_(activated).square_().mul_(weight).add_(moved, alpha=tie * share**2)
-
-    whole, quarter = near + step, torch.add(near, step, alpha=0.25)
-    shorter = torch.where(cost(quarter, 0.25) < before, quarter, near)
-    return torch.where(cost(whole, 1.0) < before, whole, shorter)
+    there = phi(near + step).mul_(factor).sub_(activated).square_().mul_(weight)
+    lower = there.add_(step.square(), alpha=tie).lt_(before)  # 1 or 0: `torch.where` is slow on a CPU
+    return torch.addcmul(near, step, lower)
 
 
 def with_slope(phi: Activation, s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

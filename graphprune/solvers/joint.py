@@ -32,7 +32,7 @@ Keep = Bool[torch.Tensor, "_rows _columns"]
 Variant = Literal["exact", "published"]
 JointMethod = Literal["sparsellm", "reconstruct"]
 Choose = Callable[[int, Weights, Hessian], tuple[Keep, Weights]]
-PROBE_TOKENS = 2048
+PROBE_TOKENS, SEARCH_TOKENS = 2048, 1024
 LONGEST = 64.0
 STEPS, TURN_STEPS = 10, 5  # of conjugate gradients
 
@@ -279,7 +279,7 @@ class JointProblem:
 
         And the share of the old ones' error that they don't make.
         """
-        X, Y = self.text.probe()
+        X, Y = self.text.probe(SEARCH_TOKENS)
 
         def at(length: float) -> list[Weights]:
             return [a + length * (b - a) for a, b in zip(old, new, strict=True)]

@@ -23,6 +23,7 @@ from graphprune.solvers.auxiliary import (
     read_by,
     reading_gain,
     relu_input,
+    with_slope,
 )
 
 Tokens = Float[torch.Tensor, "tokens _width"]
@@ -101,9 +102,10 @@ class Gated:
     def wanted(self, weights: Matrices, gains: Matrices, X: Tokens, Y: Tokens, scales: Scales) -> list[Wanted]:
         s, z = self.hidden(weights, X)
         (gamma,) = scales.gamma
-        p = read_by(weights[2].to(X.dtype), gains[0], Y, self.phi(s) * z)
-        up = factor_of(p, self.phi(s), z, scales.alpha[1], gamma)
-        gate = activation_input(self.phi, p, up, s, scales.alpha[0], gamma)
+        value, slope = with_slope(self.phi, s)
+        p = read_by(weights[2].to(X.dtype), gains[0], Y, value * z)
+        up = factor_of(p, value, z, scales.alpha[1], gamma)
+        gate = activation_input(self.phi, p, up, s, scales.alpha[0], gamma, (value, slope))
         return [Wanted(X, without(gate, self.biases[0]), gate - s), Wanted(X, without(up, self.biases[1]), up - z)]
 
 

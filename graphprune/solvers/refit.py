@@ -27,20 +27,20 @@ def refit(weights: Weights, keep: Keep, hessian: Square, target: Weights, *, ste
 
     Cost: ``2 rows columns^2`` operations a step.
     """
-    scale = hessian.diagonal()
-    W = weights * keep
-    residual = (target - W @ hessian) * keep
+    scale, inside = hessian.diagonal(), keep.to(weights.dtype)  # products with numbers are faster than with truths
+    W = weights * inside
+    residual = (target - W @ hessian) * inside
     direction = residual / scale
     power = (residual * direction).sum(dim=1, keepdim=True)
     for _ in range(steps):
-        along = (direction @ hessian) * keep
+        along = (direction @ hessian).mul_(inside)
         curvature = (direction * along).sum(dim=1, keepdim=True)
         length = torch.where(curvature > 0, power / curvature, 0)  # a row that has arrived stays
-        W = W + length * direction
-        residual = residual - length * along
+        W.addcmul_(direction, length)
+        residual.addcmul_(along, length, value=-1)
         scaled = residual / scale
         following = (residual * scaled).sum(dim=1, keepdim=True)
-        direction = scaled + torch.where(power > 0, following / power, 0) * direction
+        direction.mul_(torch.where(power > 0, following / power, 0)).add_(scaled)
         power = following
     return W
 

@@ -152,7 +152,7 @@ class Relaxed:
     def with_step(
         self, at: Values, name: str, activated: str, factor: Array | float, alpha: float, gamma: float
     ) -> Values:
-        """The values after one Gauss-Newton step of what an activation reads: whole, a quarter, or none.
+        """The values after one Gauss-Newton step of what an activation reads, if it lowers the objective.
 
         The slope is a difference of values, and the step the least-squares solution of the linearised residuals.
         """
@@ -167,8 +167,7 @@ class Relaxed:
         def cost(moved: Array) -> Array:
             return gamma * np.square(at[activated] - phi(moved) * factor) + alpha * np.square(moved - s)
 
-        shorter = np.where(cost(s + step / 4) < cost(s), s + step / 4, s)
-        return at | {name: np.where(cost(s + step) < cost(s), s + step, shorter)}
+        return at | {name: np.where(cost(s + step) < cost(s), s + step, s)}
 
 
 Choose = Callable[[int, Array, Array], tuple[Array, Keep]]

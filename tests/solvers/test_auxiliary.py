@@ -124,7 +124,7 @@ smooth = st.sampled_from(sorted(set(PHIS) - {"relu"}))
 
 @given(smooth, st.floats(-3, 3), st.floats(-3, 3), st.floats(-3, 3))
 def test_where_the_objective_slopes_it_is_lowered(name: str, activated: float, near: float, factor: float) -> None:
-    """With a tie that outweighs the activation's curvature; otherwise neither step need be short enough."""
+    """With a tie that outweighs the activation's curvature; otherwise the step need not be short enough."""
     phi, tie = PHIS[name], 100.0
     p, s, f = scalar(activated), scalar(near), scalar(factor)
 
@@ -138,7 +138,7 @@ def test_where_the_objective_slopes_it_is_lowered(name: str, activated: float, n
         assert (found - s).item() * slope < 0
 
 
-def test_a_step_that_is_too_long_is_cut_to_a_quarter_and_one_that_still_is_is_not_made() -> None:
+def test_a_step_that_is_too_long_is_not_made() -> None:
     """Steps of the hyperbolic tangent, which flattens: the flatter it is, the longer they are."""
     near = torch.linspace(-4, 4, 801, dtype=torch.float64)[None]
     p, tie = torch.full_like(near, 0.5), 1e-6
@@ -150,9 +150,8 @@ def test_a_step_that_is_too_long_is_cut_to_a_quarter_and_one_that_still_is_is_no
     slope = 1 - torch.tanh(near).square()
     step = slope * (p - torch.tanh(near)) / (tie + slope.square())
     moved = ((found - near) / step).round(decimals=6)
-    assert set(moved[step.abs() > 1e-6].tolist()) == {0.0, 0.25, 1.0}
-    assert bool((cost(near + step)[moved == 0.25] >= cost(near)[moved == 0.25]).all())
-    assert bool((cost(near + step / 4)[moved == 0] >= cost(near)[moved == 0]).all())
+    assert set(moved[step.abs() > 1e-6].tolist()) == {0.0, 1.0}
+    assert bool((cost(near + step)[moved == 0] >= cost(near)[moved == 0]).all())
 
 
 @given(names, st.lists(st.floats(-8, 8), min_size=1, max_size=6))

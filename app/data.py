@@ -25,6 +25,7 @@ from graphprune.core.run import Run, checked_name
 from graphprune.core.scores import Scores
 from graphprune.core.units import HEAD, KV_HEAD, NEURON, UnitTable
 from graphprune.models import tiny
+from graphprune.models.fetch import NAMED, TINY
 from graphprune.models.load import load_model
 from graphprune.models.model import Model
 from graphprune.prediction.predictor import Predictor
@@ -93,6 +94,11 @@ class RunData:
         if source is None:
             raise InputError("this run is of a model in memory; save it to a folder to look at its units")
         return _model(str(source), facts["identity"])
+
+    def source(self) -> str:
+        """What a command calls the model: by its name if everybody has it by that name, else by its folder."""
+        name, folder = self.name(), self.manifest()["model"].get("folder")
+        return name if name in {TINY, *NAMED} else str(folder or name)
 
     def units(self) -> UnitTable:
         return self.model().units

@@ -276,7 +276,7 @@ def label(state: State) -> str:
 
 def commands(data: RunData, state: State) -> dict[str, list[str]]:
     """The commands that the button runs, by what they are for."""
-    source = str(data.manifest()["model"].get("folder") or data.name())
+    source = data.source()
     prune = ["prune", source, "--scores", str(data.score_path(state.score)), "--sparsity", f"{state.sparsity:g}"]
     prune += ["--allocation", state.allocation, "--compensation", state.compensation, "--units", state.units]
     prune += ["-o", str(data.folder), "--name", label(state)]

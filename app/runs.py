@@ -95,7 +95,8 @@ def foretold(data: RunData, state: State) -> go.Figure:  # noqa: ARG001 - likewi
 def robustness(data: RunData, state: State) -> go.Figure:  # noqa: ARG001 - likewise
     found = data.consequences()
     uniform = [series for series in found.series if series.allocation == "uniform"]
-    return plots.robustness_curves(found, "kl", series=uniform or None)
+    figure = plots.robustness_curves(found, "kl", series=uniform or None)
+    return figure.update_layout(legend={"orientation": "h", "y": -0.15})
 
 
 def percolation(data: RunData, state: State) -> go.Figure:  # noqa: ARG001 - likewise

@@ -119,6 +119,17 @@ def test_the_recipe_and_the_commands_can_be_taken_along(data: RunData) -> None:
     assert client.get("/recipe.json?score=nothing", headers=HOST).status_code == 400
 
 
+def test_a_model_that_everybody_has_is_called_by_its_name_in_commands_and_any_other_by_its_folder(
+    data: RunData,
+) -> None:
+    assert commands(data, PLAN)["prune"][:2] == ["prune", "tiny"]
+    path = data.folder / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["model"]["name"] = "mine"
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    assert commands(data, PLAN)["prune"][:2] == ["prune", manifest["model"]["folder"]]
+
+
 def test_pruning_for_real_goes_by_the_texts_that_are_given(folder: Path, tmp_path: Path) -> None:
     data = RunData(folder, calibration=tmp_path / "calibration.txt", text=tmp_path / "judged.txt")
     todo = commands(data, PLAN.given({"compensation": "obs"}))

@@ -3,7 +3,8 @@
 python -m tests.benchmarks.arena --model smollm2-135m --calibration VALID --text TEST -o RUN [--figures FOLDER]
 
 Neurons go, a scorer's lowest first, at every sparsity, by every allocation, with and without repair; heads stay, since
-LLM-Rank scores none. Nothing is chosen here: the calibration text calibrates, the evaluation text is only reported on.
+LLM-Rank scores none. If the run folder has pairs (`graphprune search MODEL -o RUN`), what a predictor learns from them
+takes part. Nothing is chosen here: the calibration text calibrates, the evaluation text is only reported on.
 What has been measured lies in the run folder, and a line a mask in RUN/arena.jsonl with its seconds: a study that was
 stopped goes on where it was.
 """
@@ -15,9 +16,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from graphprune import Comparison, load_model
+from graphprune import Comparison, Scores, load_model
 from graphprune.comparison.consequence import Consequence, Consequences, Series
-from graphprune.core.io import digest
+from graphprune.core.io import digest, read_json
 from graphprune.plots import (
     agreement_matrix,
     block_agreement,
@@ -31,6 +32,7 @@ from graphprune.steps.auditing import audit_step
 from graphprune.steps.comparing import compare_step
 from graphprune.steps.consequences import Laboratory, Measured, told
 from graphprune.steps.pipeline import Calibration, export_step, open_run, rank_step, score_step
+from graphprune.steps.searching import only_pairs, predictor_of
 from tests.benchmarks.results import Results
 
 SCORERS: list[tuple[str, str, dict[str, Any]]] = [
@@ -41,6 +43,7 @@ SCORERS: list[tuple[str, str, dict[str, Any]]] = [
     ("taylor", "taylor", {}),
     ("flap", "flap", {}),
     ("obs", "obs", {}),
+    ("sparsellm", "sparsellm", {}),
     ("llmrank", "llmrank", {}),
     ("llmrank-0", "llmrank", {"gamma": 0.0}),
     ("mlprank", "mlprank", {"rank": "mpr", "mlp": "gated"}),
@@ -85,7 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for label, centrality, options in CENTRALITIES:
         rank_step(run, centrality=centrality, name=label, **options)
         files.append(label)
-    labels = [label for label, *_ in (*SCORERS, *CENTRALITIES)]
+    if any((run.folder / "pairs").glob("*.jsonl")):
+        pairs = only_pairs(run)
+        chosen_by = run.scores_path(read_json(pairs.with_suffix(".json"))["scorer"])
+        predictor_of(pairs, model).scores(Scores.load(chosen_by)).save(run.scores_path("predictor"))
+        files.append("predictor")
+    labels = [file.split(",")[0] for file in files]
     agreement = compare_step(run, files, name="arena", kinds=["neuron"])
     measured = Measured(args.text, args.seq_len, args.max_windows)
     audit = audit_step(run, files, sparsity=args.sparsity[0], measured=measured, name="arena")

@@ -8,8 +8,8 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 demo: $(VENV)/.installed
 	$(BIN)/graphprune demo
 
-test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed-dev # a process a core, each with one thread
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 # The families on the oldest transformers that pyproject.toml allows, laid over the same environment.
 oldest: $(VENV)/.installed-oldest

@@ -43,13 +43,15 @@ Stamp = tuple[int, int]  # when a file was written, and its size
 
 @dataclass(frozen=True)
 class Prediction:
-    """A perplexity that was predicted, its 90 % interval, from how many measured masks, and how these were made."""
+    """A perplexity that was predicted, its 90 % interval, from how many measured masks, how these were made, and on what
+    text it is."""
 
     value: float
     low: float
     high: float
     pairs: int
     made: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,8 @@ class RunData:
         middle, (low, high) = predictor.predict(vector), predictor.intervals(vector, LEVEL)
         about = read_json(path.with_suffix(".json"))
         made = f"{about.get('scorer', 'unknown')}, compensation {about.get('compensation', 'unknown')}"
-        return Prediction(float(middle[0, 0]), float(low[0, 0]), float(high[0, 0]), len(predictor.data), made)
+        judged = predictor.targets[0].partition(".")[2]
+        return Prediction(float(middle[0, 0]), float(low[0, 0]), float(high[0, 0]), len(predictor.data), made, judged)
 
     def documents(self, kind: str) -> dict[str, dict[str, Any]]:
         """Everything in one of the run's folders of JSON: `evaluations`, `searches`, `predictions`, `comparisons`."""

@@ -263,7 +263,8 @@ def foretold(data: RunData, mask: Mask) -> tuple[str, str]:
     if found is None:
         return UNKNOWN, "`graphprune search` measures masks to predict from"
     interval = f"{found.low:.2f} to {found.high:.2f} (90 %)"
-    return f"{found.value:.2f}", f"{interval} if pruned like the {found.pairs} masks it is from: {found.made}"
+    made = f"if pruned like the {found.pairs} masks it is from: {found.made}"
+    return f"{found.value:.2f}", f"{interval} on {found.text}, {made}"
 
 
 def label(state: State) -> str:

@@ -43,8 +43,16 @@ Stamp = tuple[int, int]  # when a file was written, and its size
 
 @dataclass(frozen=True)
 class Prediction:
-    """A perplexity that was predicted, its 90 % interval, from how many measured masks, how these were made, and on what
-    text it is."""
+    """A perplexity that was predicted, and its 90 % interval.
+
+    Attributes:
+        value: the perplexity.
+        low: the lower end.
+        high: the upper end.
+        pairs: from how many measured masks.
+        made: how these were made.
+        text: what it is the perplexity of.
+    """
 
     value: float
     low: float

@@ -106,7 +106,7 @@ def _density(xs: Vector, ys: Vector, spans: tuple[float, float]) -> go.Heatmap:
     drawn = [np.log10(v[finite]) if span else v[finite] for v, span in zip((xs, ys), spans, strict=True)]
     counts, *edges = np.histogram2d(drawn[0], drawn[1], bins=BINS)
     sides = [10**edge if span else edge for edge, span in zip(edges, spans, strict=True)]
-    number = np.where(counts > 0, counts, np.nan).T
+    number = np.where(counts > 0, counts, np.nan).T.astype(np.float32)  # what is drawn needs no more, and travels
     powers = np.arange(np.ceil(np.log10(counts.max(initial=1))) + 1)
     return go.Heatmap(
         x=sides[0], y=sides[1], z=np.log10(number), customdata=number, colorscale=DENSITY, zmin=0,

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import exp
 from typing import Any
 
@@ -230,10 +230,10 @@ def plan(data: RunData, state: State) -> Any:
 def remains(data: RunData, state: State) -> Any:
     """What the mask leaves of the graph."""
     made, mask = data.graph_made(), planned_mask(data, state)
-    paths, credit = _dense(made)
+    dense = _dense(made)
     left = made.value.masked(mask)
-    share = kept_credit(made.value, credit, left.in_caller_order(left.indicator()))
-    weight = exp(total_path_mass(left) - paths)
+    share = kept_credit(made.value, dense.credit, left.in_caller_order(left.indicator()))
+    weight = exp(total_path_mass(left, dense.inputs, dense.outputs) - dense.paths)
     shown = f"{weight:.2%}" if weight >= 0.001 else f"{weight:.1e}"
     return numbers(
         number("paths that stay", shown, "of the weight of all, input to output"),
@@ -241,17 +241,38 @@ def remains(data: RunData, state: State) -> Any:
     )
 
 
+@dataclass(frozen=True)
+class Dense:
+    """What is asked of the dense graph again and again.
+
+    Attributes:
+        inputs: the nodes that no weight reaches.
+        outputs: the nodes that no weight leaves.
+        paths: the log of the weight of all paths from the ones to the others.
+        credit: of its nodes.
+    """
+
+    inputs: torch.Tensor
+    outputs: torch.Tensor
+    paths: float
+    credit: torch.Tensor
+
+
 @once(maxsize=2)
-def _dense(graph: Made[ModelGraph]) -> tuple[float, torch.Tensor]:
-    """The log of the weight of all paths of the dense graph, and the credit of its nodes.
+def _dense(made: Made[ModelGraph]) -> Dense:
+    """Of a graph.
 
     Raises:
         InputError: its weights are signed.
     """
-    if graph.value.weight == "signed":
+    graph = made.value
+    if graph.weight == "signed":
         raise InputError("what remains of the graph needs weights without a sign; export another graph")
-    outputs = pagerank(graph.value, direction="backward", personalization="outputs")
-    return total_path_mass(graph.value), outputs.scores
+    inputs, outputs = (
+        graph.in_caller_order((far == 0).to(graph.dtype)) for far in (graph.in_strength, graph.out_strength)
+    )
+    credit = pagerank(graph, direction="backward", personalization=outputs).scores
+    return Dense(inputs, outputs, total_path_mass(graph, inputs, outputs), credit)
 
 
 def foretold(data: RunData, mask: Mask) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import log10
 
 import plotly.graph_objects as go
 import torch
@@ -111,12 +112,13 @@ def quality(
             line={"color": colour, "dash": ("solid", "dot")[i // len(PALETTE) % 2]},
             hovertemplate=f"<b>%{{text}}</b><br>%{{x:.1%}} removed<br>{unit} %{{y:.5g}}<extra></extra>",
         ))  # fmt: skip
+    values = [point.value for point in points] + ([] if dense is None else [dense])
+    logarithmic = min(values) > 0 and max(values) > 10 * min(values)
     if dense is not None:
         figure.add_hline(y=dense, line={"color": DENSE, "dash": "dash"}, annotation={
             "text": f"dense model: {dense:.5g}", "font": {"color": INK}, "xanchor": "right",
+            "y": log10(dense) if logarithmic else dense,  # words are placed in powers of ten, lines are not
         })  # fmt: skip
-    values = [point.value for point in points] + ([] if dense is None else [dense])
-    logarithmic = min(values) > 0 and max(values) > 10 * min(values)
     note = f"{len(points)} pruned model{'s' * (len(points) > 1)} on the same text"
     figure = styled(figure, title, note, height=420, showlegend=True)
     figure.update_xaxes(title_text="share of the prunable parameters removed", tickformat=".0%", gridcolor=GRID)

@@ -1,5 +1,6 @@
 """What masks remove, and what it costs, as figures."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,12 +37,17 @@ def test_points_of_a_method_are_joined_in_order_of_sparsity() -> None:
     wanda, random = figure.data
     assert (list(wanda.x), list(wanda.y), list(wanda.text)) == ([0.2, 0.4], [30.0, 40.0], ["a", "b"])
     assert random.name == "random"
-    assert figure.layout.shapes[0].y0 == 25.0
+    assert figure.layout.shapes[0].y0 == figure.layout.annotations[0].y == 25.0
     assert figure.layout.yaxis.type == "linear"
 
 
 def test_values_far_apart_stand_on_a_logarithmic_axis() -> None:
     points = [Point("a", "wanda", 0.2, 30.0), Point("b", "magnitude", 0.2, 3e5)]
-    assert quality(points).layout.yaxis.type == "log"
+    figure = quality(points, dense=25.0)
+    assert figure.layout.yaxis.type == "log"
+    assert figure.layout.shapes[0].y0 == 25.0
+    assert figure.layout.annotations[0].y == pytest.approx(
+        np.log10(25.0)
+    )  # else the axis reaches to 1e25
     with pytest.raises(ValueError, match="at least one pruned model"):
         quality([])

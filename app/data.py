@@ -63,18 +63,33 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Judging:
+    """How a pruned model is measured.
+
+    Attributes:
+        text: what its perplexity is of.
+        seq_len: tokens of a window.
+        max_windows: how many are read, spread evenly.
+    """
+
+    text: Path
+    seq_len: int = 256
+    max_windows: int = 10
+
+
+@dataclass(frozen=True)
 class RunData:
     """A run folder as the explorer sees it.
 
     Attributes:
         folder: the run folder, which may be missing, damaged or half-finished.
         calibration: the text that jobs calibrate on.
-        text: the text that jobs evaluate on.
+        text: the text that jobs evaluate on, if one was named.
     """
 
     folder: Path
     calibration: Path = SHIPPED / "calibration.txt"
-    text: Path = SHIPPED / "evaluation.txt"
+    text: Path | None = None
 
     def run(self) -> Run:
         """The run.
@@ -252,6 +267,16 @@ class RunData:
         made = f"{about.get('scorer', 'unknown')}, compensation {about.get('compensation', 'unknown')}"
         judged = predictor.targets[0].partition(".")[2]
         return Prediction(float(middle[0, 0]), float(low[0, 0]), float(high[0, 0]), len(predictor.data), made, judged)
+
+    def judging(self) -> Judging:
+        """How jobs measure: like the masks that predictions are from, if their text is still there."""
+        told = [read_json(path) for path in sorted((self.folder / "pairs").glob("*.json"))]
+        judged = told[0].get("judged", {}) if len(told) == 1 else {}
+        texts = [Path(text) for text in judged.get("texts", ()) if Path(text).is_file()]
+        text = self.text or next(iter(texts), SHIPPED / "evaluation.txt")
+        if text not in texts:
+            return Judging(text)
+        return Judging(text, int(judged["seq_len"]), int(judged["max_windows"]))
 
     def documents(self, kind: str) -> dict[str, dict[str, Any]]:
         """Everything in one of the run's folders of JSON: `evaluations`, `searches`, `predictions`, `comparisons`."""

@@ -307,7 +307,9 @@ def commands(data: RunData, state: State) -> dict[str, list[str]]:
     if state.edited:
         mask = str(data.mask_path(state.edited))
         prune = ["mask", "apply", source, mask, "-o", str(data.folder), "--name", state.edited]
-    judge = ["--text", str(data.text), "--seq-len", "256", "--max-windows", "10", "-o", str(data.folder)]
+    way = data.judging()
+    judge = ["--text", str(way.text), "--seq-len", str(way.seq_len), "--max-windows", str(way.max_windows)]
+    judge += ["-o", str(data.folder)]
     checkpoint = str(data.folder / "models" / label(state))
     return {
         "prune": prune,

@@ -96,6 +96,11 @@ class Judged:
         everything = windows(model.tokenizer, read_text(calibration.text), seq_len, needed=n + 2)
         return {calibration.text.stem: spread(left_over(everything, n, seed), self.max_windows)}
 
+    def told(self, calibration: Calibration) -> dict[str, Any]:
+        """What it takes to measure something else in the same way."""
+        texts = [str(path.absolute()) for path in self.texts or (calibration.text,) if path is not None]
+        return {"texts": texts, "seq_len": calibration.options["seq_len"], "max_windows": self.max_windows}
+
     def judges(self, model: Model) -> dict[str, Judge]:
         """What else is measured of a candidate."""
         return {f"{ACCURACY}{task.name}": Accuracy(task, model.tokenizer, self.limit) for task in self.tasks}
@@ -216,6 +221,7 @@ class Bench:
             "targets": list(job.targets),
         }
         about |= {"protected": list(goal.protected), "most": goal.most, "compensation": goal.recipe.compensation}
+        about["judged"] = judged.told(calibration)
         write_json(store.path.with_suffix(".json"), about)
         bench = cls(model, evidence, space, job, store, executor, goal, len(store.pairs()))
         if goal.margin is None:

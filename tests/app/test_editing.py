@@ -15,7 +15,7 @@ from graphprune.cli import main
 from graphprune.core.errors import InputError
 from graphprune.core.mask import Mask
 from graphprune.explorer import create_app
-from graphprune.explorer.data import EDITED, RunData
+from graphprune.explorer.data import EDITED, SHIPPED, Judging, RunData
 from graphprune.explorer.editing import Region
 from graphprune.explorer.pruning import UNKNOWN, changed_by_hand, commands, foretold, planned_mask
 from graphprune.explorer.state import State
@@ -136,6 +136,21 @@ def test_pruning_for_real_goes_by_the_texts_that_are_given(folder: Path, tmp_pat
     assert str(tmp_path / "calibration.txt") in todo["prune"]
     assert str(tmp_path / "judged.txt") in todo["evaluate"]
     assert str(tmp_path / "judged.txt") in todo["dense"]
+
+
+def test_pruning_for_real_is_measured_as_the_masks_were_that_predictions_are_from(folder: Path, tmp_path: Path) -> None:
+    (folder / "pairs").mkdir()
+    text = tmp_path / "theirs.txt"
+    text.write_text("words", encoding="utf-8")
+    judged = {"texts": [str(tmp_path / "gone.txt"), str(text)], "seq_len": 128, "max_windows": 7}
+    (folder / "pairs" / "search.json").write_text(json.dumps({"judged": judged}), encoding="utf-8")
+    assert RunData(folder).judging() == Judging(text, 128, 7)
+    todo = commands(RunData(folder), PLAN)
+    for name in ("evaluate", "dense"):
+        assert todo[name][2:8] == ["--text", str(text), "--seq-len", "128", "--max-windows", "7"]
+    assert RunData(folder, text=tmp_path / "mine.txt").judging() == Judging(tmp_path / "mine.txt")
+    text.unlink()
+    assert RunData(folder).judging() == Judging(SHIPPED / "evaluation.txt")
 
 
 def test_a_run_with_measured_masks_predicts_and_says_how_surely(data: RunData) -> None:

@@ -46,8 +46,6 @@ def test_values_far_apart_stand_on_a_logarithmic_axis() -> None:
     figure = quality(points, dense=25.0)
     assert figure.layout.yaxis.type == "log"
     assert figure.layout.shapes[0].y0 == 25.0
-    assert figure.layout.annotations[0].y == pytest.approx(
-        np.log10(25.0)
-    )  # else the axis reaches to 1e25
+    assert figure.layout.annotations[0].y == pytest.approx(np.log10(25.0))  # else the axis reaches to 1e25
     with pytest.raises(ValueError, match="at least one pruned model"):
         quality([])

@@ -136,7 +136,7 @@ def recovered(
         timer = _timer(options, steps)
         trainer = Trainer(
             model=adapted,
-            args=_arguments(options, steps, folder, device),
+            args=_arguments(options, steps, folder, device, bf16=model.preferred_dtype() == torch.bfloat16),
             train_dataset=[{"input_ids": row, "labels": row} for row in rows],
             callbacks=[timer],
         )
@@ -191,7 +191,7 @@ def _kept_to(layer: Any, keep: torch.Tensor) -> None:
     layer.forward = forward
 
 
-def _arguments(options: Recovery, steps: int, folder: Path, device: str) -> Any:
+def _arguments(options: Recovery, steps: int, folder: Path, device: str, *, bf16: bool) -> Any:
     from transformers import TrainingArguments
 
     return TrainingArguments(
@@ -199,7 +199,7 @@ def _arguments(options: Recovery, steps: int, folder: Path, device: str) -> Any:
         learning_rate=options.learning_rate, lr_scheduler_type="cosine", warmup_steps=min(options.warmup, steps - 1),
         weight_decay=0.0, logging_steps=max(1, steps // 50), save_strategy="steps", save_steps=options.save_every,
         save_total_limit=2, report_to=[], disable_tqdm=True, use_cpu=device == "cpu", seed=options.seed,
-        dataloader_pin_memory=False, optim="adamw_torch",
+        dataloader_pin_memory=False, optim="adamw_torch", bf16=bf16,
     )  # fmt: skip
 
 

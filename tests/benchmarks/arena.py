@@ -3,10 +3,10 @@
 python -m tests.benchmarks.arena --model smollm2-135m --calibration VALID --text TEST -o RUN [--figures FOLDER]
 
 Neurons go, a scorer's lowest first, at every sparsity, by every allocation, with and without repair; heads stay, since
-LLM-Rank scores none. If the run folder has pairs (`graphprune search MODEL -o RUN`), what a predictor learns from them
-takes part. Nothing is chosen here: the calibration text calibrates, the evaluation text is only reported on.
-What has been measured lies in the run folder, and a line a mask in RUN/arena.jsonl with its seconds: a study that was
-stopped goes on where it was.
+LLM-Rank scores none. A predictor takes part that has learned from random architectures, judged on windows of the
+calibration text that calibration leaves. Nothing is chosen here: the evaluation text is only reported on. What has
+been measured lies in the run folder, and a line a mask in RUN/arena.jsonl with its seconds: a study that was stopped
+goes on where it was.
 """
 
 import argparse
@@ -18,7 +18,10 @@ from typing import Any
 
 from graphprune import Comparison, Scores, load_model
 from graphprune.comparison.consequence import Consequence, Consequences, Series
-from graphprune.core.io import digest, read_json
+from graphprune.core.io import digest
+from graphprune.core.run import Run
+from graphprune.methods import Cut
+from graphprune.models.model import Model
 from graphprune.plots import (
     agreement_matrix,
     block_agreement,
@@ -28,11 +31,12 @@ from graphprune.plots import (
     robustness_curves,
 )
 from graphprune.plots.image import image
+from graphprune.prediction.search import Options
 from graphprune.steps.auditing import audit_step
 from graphprune.steps.comparing import compare_step
 from graphprune.steps.consequences import Laboratory, Measured, told
 from graphprune.steps.pipeline import Calibration, export_step, open_run, rank_step, score_step
-from graphprune.steps.searching import only_pairs, predictor_of
+from graphprune.steps.searching import Goal, Judged, default_recipe, predictor_of, search_step
 from tests.benchmarks.results import Results
 
 SCORERS: list[tuple[str, str, dict[str, Any]]] = [
@@ -68,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-windows", type=int, default=12)
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.2, 0.4])
     parser.add_argument("--seeds", type=int, default=2, help="of the calibration, for stability")
+    parser.add_argument("--pairs", type=int, default=64, help="architectures that the predictor learns from")
     parser.add_argument("--figures", type=Path)
     args = parser.parse_args(arguments)
     start = time.perf_counter()
@@ -88,21 +93,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for label, centrality, options in CENTRALITIES:
         rank_step(run, centrality=centrality, name=label, **options)
         files.append(label)
-    if any((run.folder / "pairs").glob("*.jsonl")):
-        pairs = only_pairs(run)
-        chosen_by = run.scores_path(read_json(pairs.with_suffix(".json"))["scorer"])
-        predictor_of(pairs, model).scores(Scores.load(chosen_by)).save(run.scores_path("predictor"))
-        files.append("predictor")
+    scored = time.perf_counter()
+    _predict(model, run, texts[0], args.pairs)
+    predicted = time.perf_counter()
+    files.append("predictor")
     labels = [file.split(",")[0] for file in files]
     agreement = compare_step(run, files, name="arena", kinds=["neuron"])
     measured = Measured(args.text, args.seq_len, args.max_windows)
     audit = audit_step(run, files, sparsity=args.sparsity[0], measured=measured, name="arena")
     found = _measured(Laboratory(run, model, texts[0], measured), labels, args.sparsity)
     found.save(run.folder / "comparisons" / "arena-consequences.json")
+    end = time.perf_counter()
     _print(found, agreement, audit, args.sparsity)
     if args.figures is not None:
         _draw(args.figures, Comparison.load(Path(agreement["comparison"])), found)
-    print(f"\n{time.perf_counter() - start:,.0f} s, without what was found again")
+    seconds = {"scores": scored - start, "predictor": predicted - scored, "masks and the rest": end - predicted}
+    told_apart = ", ".join(f"{name} {each:,.0f}" for name, each in seconds.items())
+    print(f"\n{end - start:,.0f} s ({told_apart}), without what was found again")
+
+
+def _predict(model: Model, run: Run, calibration: Calibration, pairs: int) -> None:
+    """The scores of a predictor that has seen so many random architectures, in one way of pruning."""
+    goal = Goal(0.3, default_recipe(cut=Cut(units="neuron")))
+    judged, options = Judged(max_windows=4), Options(evaluations=pairs)
+    drawn = search_step(
+        model, run, goal=goal, calibration=calibration, judged=judged, options=options, strategy="random", starts=()
+    )  # fmt: skip
+    chosen_by = Scores.load(run.scores_path(goal.recipe.scorer))
+    predictor_of(Path(drawn["pairs"]), model).scores(chosen_by).save(run.scores_path("predictor"))
 
 
 def _measured(laboratory: Laboratory, labels: list[str], sparsities: list[float]) -> Consequences:

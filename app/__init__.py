@@ -32,7 +32,8 @@ def create_app(
         token: what a browser must know; None makes one that every browser on this machine is given.
         host: the address that is served.
         port: likewise.
-        calibration: the text that pruning for real calibrates on; that of the shipped model if not given.
+        calibration: the text that pruning for real calibrates on; if not given, the one that a search in this run went
+            by, else that of the shipped model.
         text: the text that it evaluates on; likewise.
 
     Raises:
@@ -61,7 +62,8 @@ def serve(
         host: the address to serve on.
         port: likewise.
         token: what a browser must know; needed beyond this machine.
-        calibration: the text that pruning for real calibrates on; that of the shipped model if not given.
+        calibration: the text that pruning for real calibrates on; if not given, the one that a search in this run went
+            by, else that of the shipped model.
         text: the text that it evaluates on; likewise.
         announce: is told the address to open.
 

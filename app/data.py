@@ -3,7 +3,7 @@
 Files are chosen from a listing of the folder; a name from the browser that isn't in it opens nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -63,18 +63,20 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Judging:
-    """How a pruned model is measured.
+class Reading:
+    """What a job reads, to calibrate or to measure.
 
     Attributes:
-        text: what its perplexity is of.
+        text: the file.
         seq_len: tokens of a window.
-        max_windows: how many are read, spread evenly.
+        windows: how many are read.
+        seed: of their draw, where they are drawn.
     """
 
     text: Path
-    seq_len: int = 256
-    max_windows: int = 10
+    seq_len: int
+    windows: int
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,12 @@ class RunData:
 
     Attributes:
         folder: the run folder, which may be missing, damaged or half-finished.
-        calibration: the text that jobs calibrate on.
+        calibration: the text that jobs calibrate on, if one was named.
         text: the text that jobs evaluate on, if one was named.
     """
 
     folder: Path
-    calibration: Path = SHIPPED / "calibration.txt"
+    calibration: Path | None = None
     text: Path | None = None
 
     def run(self) -> Run:
@@ -268,15 +270,24 @@ class RunData:
         judged = predictor.targets[0].partition(".")[2]
         return Prediction(float(middle[0, 0]), float(low[0, 0]), float(high[0, 0]), len(predictor.data), made, judged)
 
-    def judging(self) -> Judging:
-        """How jobs measure: like the masks that predictions are from, if their text is still there."""
-        told = [read_json(path) for path in sorted((self.folder / "pairs").glob("*.json"))]
-        judged = told[0].get("judged", {}) if len(told) == 1 else {}
-        texts = [Path(text) for text in judged.get("texts", ()) if Path(text).is_file()]
-        text = self.text or next(iter(texts), SHIPPED / "evaluation.txt")
-        if text not in texts:
-            return Judging(text)
-        return Judging(text, int(judged["seq_len"]), int(judged["max_windows"]))
+    def calibrating(self) -> Reading:
+        """What jobs calibrate on: what the masks were that predictions are from, if their text is still there."""
+        told = self._of_pairs("calibrated")
+        texts = [told["text"]] if told else []
+        text, known = _chosen_text(self.calibration, texts, SHIPPED / "calibration.txt")
+        return Reading(text, told["seq_len"], told["n_samples"], told["seed"]) if known else Reading(text, 256, 32)
+
+    def judging(self) -> Reading:
+        """What jobs measure on, likewise."""
+        told = self._of_pairs("judged")
+        text, known = _chosen_text(self.text, told.get("texts", ()), SHIPPED / "evaluation.txt")
+        return Reading(text, told["seq_len"], told["max_windows"]) if known else Reading(text, 256, 10)
+
+    def _of_pairs(self, fact: str) -> dict[str, Any]:
+        """What the run's pairs say of how they were made; nothing if there are none, or several files of them."""
+        there = sorted((self.folder / "pairs").glob("*.json"))
+        found = read_json(there[0]).get(fact) if len(there) == 1 else None
+        return found if isinstance(found, dict) else {}
 
     def documents(self, kind: str) -> dict[str, dict[str, Any]]:
         """Everything in one of the run's folders of JSON: `evaluations`, `searches`, `predictions`, `comparisons`."""
@@ -324,6 +335,13 @@ class RunData:
         if name and name not in there:
             raise InputError(f"this run has no {kind} named {name!r}; it has {', '.join(there)}")
         return self.folder / kind / f"{name or there[0]}{suffix}"
+
+
+def _chosen_text(named: Path | None, known: Sequence[str], shipped: Path) -> tuple[Path, bool]:
+    """The text that was named, the first known one that is there, or the shipped one; and whether it is a known one."""
+    there = [path for path in map(Path, known) if path.is_file()]
+    text = named or next(iter(there), shipped)
+    return text, text in there
 
 
 def _stamp(path: Path) -> Stamp:

@@ -303,12 +303,14 @@ def commands(data: RunData, state: State) -> dict[str, list[str]]:
     prune += ["--allocation", state.allocation, "--compensation", state.compensation, "--units", state.units]
     prune += ["-o", str(data.folder), "--name", label(state)]
     if state.compensation != "none":
-        prune += ["--calibration", str(data.calibration), *SAMPLED]
+        read = data.calibrating()
+        prune += ["--calibration", str(read.text), "--n-samples", str(read.windows), "--seq-len", str(read.seq_len)]
+        prune += ["--seed", str(read.seed)]
     if state.edited:
         mask = str(data.mask_path(state.edited))
         prune = ["mask", "apply", source, mask, "-o", str(data.folder), "--name", state.edited]
-    way = data.judging()
-    judge = ["--text", str(way.text), "--seq-len", str(way.seq_len), "--max-windows", str(way.max_windows)]
+    read = data.judging()
+    judge = ["--text", str(read.text), "--seq-len", str(read.seq_len), "--max-windows", str(read.windows)]
     judge += ["-o", str(data.folder)]
     checkpoint = str(data.folder / "models" / label(state))
     return {
@@ -318,7 +320,6 @@ def commands(data: RunData, state: State) -> dict[str, list[str]]:
     }
 
 
-SAMPLED = ("--n-samples", "32", "--seq-len", "256")
 DENSE = "dense"
 
 

@@ -18,7 +18,9 @@ def add_explore(commands: Any) -> None:
     parser.add_argument("--port", type=int, default=8050, help="(default 8050)")
     parser.add_argument("--host", default="127.0.0.1", help="(default 127.0.0.1: this machine alone)")
     parser.add_argument("--token", help="what a browser must know; needed with another --host")
-    texts = parser.add_argument_group("what pruning for real goes by (default: the texts of the shipped model)")
+    texts = parser.add_argument_group(
+        "what pruning for real goes by (default: the texts that a search in this run went by, else the shipped model's)"
+    )
     texts.add_argument("--calibration", type=Path, metavar="FILE", help="text that compensation is calibrated on")
     texts.add_argument("--text", type=Path, metavar="FILE", help="text that pruned models are evaluated on")
 

@@ -66,6 +66,10 @@ class Calibration:
     def key(self) -> object:
         return None if self.text is None else {"text": file_digest(self.text), **self.options}
 
+    def told(self) -> dict[str, Any]:
+        """What it takes to calibrate something else in the same way."""
+        return {"text": None if self.text is None else str(self.text.absolute()), **self.options}
+
     def rows(self, model: Model) -> Shaped[torch.Tensor, "windows seq_len"]:
         """The windows of text, or a perceptron's inputs.
 

@@ -221,7 +221,7 @@ class Bench:
             "targets": list(job.targets),
         }
         about |= {"protected": list(goal.protected), "most": goal.most, "compensation": goal.recipe.compensation}
-        about["judged"] = judged.told(calibration)
+        about |= {"calibrated": calibration.told(), "judged": judged.told(calibration)}
         write_json(store.path.with_suffix(".json"), about)
         bench = cls(model, evidence, space, job, store, executor, goal, len(store.pairs()))
         if goal.margin is None:

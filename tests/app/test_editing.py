@@ -15,7 +15,7 @@ from graphprune.cli import main
 from graphprune.core.errors import InputError
 from graphprune.core.mask import Mask
 from graphprune.explorer import create_app
-from graphprune.explorer.data import EDITED, SHIPPED, Judging, RunData
+from graphprune.explorer.data import EDITED, SHIPPED, Reading, RunData
 from graphprune.explorer.editing import Region
 from graphprune.explorer.pruning import UNKNOWN, changed_by_hand, commands, foretold, planned_mask
 from graphprune.explorer.state import State
@@ -138,19 +138,28 @@ def test_pruning_for_real_goes_by_the_texts_that_are_given(folder: Path, tmp_pat
     assert str(tmp_path / "judged.txt") in todo["dense"]
 
 
-def test_pruning_for_real_is_measured_as_the_masks_were_that_predictions_are_from(folder: Path, tmp_path: Path) -> None:
+def test_pruning_for_real_goes_about_it_as_the_masks_did_that_predictions_are_from(
+    folder: Path, tmp_path: Path
+) -> None:
     (folder / "pairs").mkdir()
     text = tmp_path / "theirs.txt"
     text.write_text("words", encoding="utf-8")
     judged = {"texts": [str(tmp_path / "gone.txt"), str(text)], "seq_len": 128, "max_windows": 7}
-    (folder / "pairs" / "search.json").write_text(json.dumps({"judged": judged}), encoding="utf-8")
-    assert RunData(folder).judging() == Judging(text, 128, 7)
-    todo = commands(RunData(folder), PLAN)
+    calibrated = {"text": str(text), "n_samples": 5, "seq_len": 64, "seed": 3, "dtype": None}
+    about = {"judged": judged, "calibrated": calibrated}
+    (folder / "pairs" / "search.json").write_text(json.dumps(about), encoding="utf-8")
+    assert RunData(folder).judging() == Reading(text, 128, 7)
+    todo = commands(RunData(folder), PLAN.given({"compensation": "obs"}))
     for name in ("evaluate", "dense"):
         assert todo[name][2:8] == ["--text", str(text), "--seq-len", "128", "--max-windows", "7"]
-    assert RunData(folder, text=tmp_path / "mine.txt").judging() == Judging(tmp_path / "mine.txt")
+    read = ["--calibration", str(text), "--n-samples", "5", "--seq-len", "64", "--seed", "3"]
+    assert todo["prune"][-8:] == read
+    mine = tmp_path / "mine.txt"
+    assert RunData(folder, text=mine).judging() == Reading(mine, 256, 10)
+    assert RunData(folder, calibration=mine).calibrating() == Reading(mine, 256, 32)
     text.unlink()
-    assert RunData(folder).judging() == Judging(SHIPPED / "evaluation.txt")
+    assert RunData(folder).judging() == Reading(SHIPPED / "evaluation.txt", 256, 10)
+    assert RunData(folder).calibrating() == Reading(SHIPPED / "calibration.txt", 256, 32)
 
 
 def test_a_run_with_measured_masks_predicts_and_says_how_surely(data: RunData) -> None:

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from graphprune import plots
 from graphprune.comparison.agreement import compare
 from graphprune.comparison.disagreement import Within, placed
-from graphprune.comparison.result import Comparison
+from graphprune.comparison.result import Comparison, Statistic
 from graphprune.core.errors import InputError
 from graphprune.core.scores import Scores
 from graphprune.core.units import HEAD, NEURON
@@ -24,7 +24,8 @@ from .tables import Column, Table
 
 TITLE = "Compare"
 RING = "#CC79A7"
-MOST = 12  # scorers of one comparison: five seconds where a model has 46,000 units, once
+MOST = 12  # scorers of one comparison
+SHOWN: tuple[Statistic, ...] = ("spearman", "jaccard")  # half a second for 46,000 units; the others take seven
 KINDS = (("all", "all"), ("neuron", "neurons"), ("head", "heads"), ("resid", "stream"))
 WITHIN = (("group", "their block"), ("kind", "the model"))
 
@@ -101,7 +102,7 @@ def _compared(data: RunData, state: State) -> Comparison:
 
 @once(maxsize=8)
 def _comparison(scores: Made[dict[str, Scores]], kinds: tuple[str, ...]) -> Comparison:
-    return compare(scores.value, kinds=kinds)
+    return compare(scores.value, kinds=kinds, statistics=SHOWN)
 
 
 def agreement(data: RunData, state: State) -> go.Figure:

@@ -5,8 +5,9 @@
 3. `_joined` averages over the calibration seeds of a scorer, and resamples them for intervals.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from graphprune.comparison.result import (
     Comparison,
     Contender,
     Scope,
+    Statistic,
 )
 from graphprune.core.errors import InputError
 from graphprune.core.io import digest
@@ -54,6 +56,7 @@ def compare(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
+    statistics: Sequence[Statistic] = STATISTICS,
 ) -> Comparison:
     """How much scorers agree on the units of one model.
 
@@ -70,8 +73,10 @@ def compare(
         resamples: bootstrap samples of the calibration seeds.
         level: of the bootstrap intervals (percentiles). With a few seeds they are rough.
         seed: of the bootstrap.
+        statistics: that are worked out; `spearman`, which also tells the clusters, always is.
 
-    Cost: a rank correlation is ``n log n`` a pair of scorers; twelve scorers of 46,000 units take five seconds.
+    Cost: a rank correlation is ``n log n`` a pair of scorers; twelve scorers of 46,000 units take seven seconds, five
+    of them for `kendall`.
 
     Raises:
         InputError: there are fewer than two scorers, scores are of different models or units, or an option is out of
@@ -79,6 +84,7 @@ def compare(
     """
     ends = tuple(float(budget) for budget in budgets)
     _check_options(p, ends, end, resamples, level)
+    chosen = _chosen(statistics)
     several: Several = {label: [each] if isinstance(each, Scores) else each for label, each in scores.items()}
     groups = lined_up(several, kinds)
     contenders = tuple(_contender(label, files) for label, files in several.items())
@@ -92,13 +98,15 @@ def compare(
     for scope in scopes:
         if scope.groups not in of_units:  # with one kind of units, overall is the same
             rows = np.concatenate([values[name] for name in scope.groups], axis=1)
-            matrices = _pairwise(rows, p, ends, end)
+            matrices = _pairwise(rows, chosen, p, ends, end)
             joined = {name: _joined(matrix, owners, weights, level) for name, matrix in matrices.items()}
             of_units[scope.groups] = joined
     tensors = _stacked(
         [of_units[scope.groups] for scope in scopes], with_seeds=any(contender.n_seeds > 1 for contender in contenders)
     )
-    settings = {"p": p, "end": end, "level": level, "resamples": resamples, "seed": seed}
+    settings: dict[str, Any] = {"p": p, "end": end, "level": level, "resamples": resamples, "seed": seed}
+    if chosen != STATISTICS:
+        settings["statistics"] = list(chosen)
     known, merges = clustering(_defined(tensors["spearman"][0].numpy(), scopes[0], tuple(several)))
     made_of = [[asdict(contender) for contender in contenders], list(groups), list(ends), settings]
     return Comparison(
@@ -118,6 +126,12 @@ def _check_options(p: float | None, budgets: tuple[float, ...], end: str, resamp
         raise InputError(f"the bootstrap takes at least 1 sample, not {resamples}")
     if not 0 < level < 1:
         raise InputError(f"the level of an interval lies between 0 and 1, not {level:g}")
+
+
+def _chosen(statistics: Sequence[Statistic]) -> tuple[Statistic, ...]:
+    if unknown := next((name for name in statistics if name not in STATISTICS), None):
+        raise InputError(f"no statistic is named {unknown!r}; there are {', '.join(STATISTICS)}")
+    return tuple(name for name in STATISTICS if name in {*statistics, "spearman"})
 
 
 def lined_up(several: Several, kinds: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -209,14 +223,19 @@ def _scopes(
 
 
 def _pairwise(
-    rows: Float[np.ndarray, "files units"], p: float | None, budgets: tuple[float, ...], end: End
+    rows: Float[np.ndarray, "files units"],
+    statistics: Sequence[Statistic],
+    p: float | None,
+    budgets: tuple[float, ...],
+    end: End,
 ) -> dict[str, Float[np.ndarray, "files files *budgets"]]:
-    return {
-        "spearman": spearman(rows),
-        "kendall": kendall(rows),
-        "rbo": rank_biased_overlap(rows, p or persistence(rows.shape[1]), end=end),
-        "jaccard": jaccard(rows, budgets, end=end),
+    ways: dict[Statistic, Callable[[], np.ndarray]] = {
+        "spearman": lambda: spearman(rows),
+        "kendall": lambda: kendall(rows),
+        "rbo": lambda: rank_biased_overlap(rows, p or persistence(rows.shape[1]), end=end),
+        "jaccard": lambda: jaccard(rows, budgets, end=end),
     }
+    return {name: ways[name]() for name in statistics}
 
 
 def _resampled(generator: np.random.Generator, samples: int, seeds: int) -> Float[np.ndarray, "samples seeds"]:
@@ -256,7 +275,7 @@ def _joined(
 def _stacked(found: list[dict[str, dict[str, np.ndarray]]], *, with_seeds: bool) -> dict[str, torch.Tensor]:
     """One tensor a statistic, with zeros where none is defined."""
     tensors = {}
-    for statistic in STATISTICS:
+    for statistic in found[0]:
         for part in ("", LOW, HIGH, STABILITY) if with_seeds else ("",):
             arrays = np.stack([each[statistic][part] for each in found])
             name = f"{statistic}.{part}" if part else statistic

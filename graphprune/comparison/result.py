@@ -104,7 +104,8 @@ class Comparison:
             `matrix` and `stability` know which.
         merges: SciPy's linkage of the contenders in ``clustered`` by 1 - Spearman overall.
         clustered: their positions; those without a correlation are left out.
-        settings: `p` (None: by the number of units), `end`, `level`, `resamples`, `seed`.
+        settings: `p` (None: by the number of units), `end`, `level`, `resamples`, `seed`; `statistics`, where it isn't
+            all of them.
         model: hash of the checkpoint that was scored.
         inputs: hash of everything the comparison depends on.
         notes: what a reader must know, in sentences.
@@ -144,6 +145,15 @@ class Comparison:
             raise ValueError(f"{label!r} was not compared; there are {', '.join(self.labels)}")
         return self.labels.index(label)
 
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """Those that were worked out."""
+        return tuple(name for name in STATISTICS if name in self.settings.get("statistics", STATISTICS))
+
+    def _check_known(self, statistic: Statistic) -> None:
+        if statistic not in self.statistics:
+            raise ValueError(f"{statistic} was not worked out; there are {', '.join(self.statistics)}")
+
     def _budget_at(self, statistic: str, budget: float | None) -> int | None:
         if statistic != "jaccard":
             return None
@@ -164,8 +174,9 @@ class Comparison:
             budget: of `jaccard`.
 
         Raises:
-            ValueError: there is no such contender, scope or budget.
+            ValueError: there is no such contender, scope or budget, or the statistic was not worked out.
         """
+        self._check_known(statistic)
         where, at = self.scope(scope), self._budget_at(statistic, budget)
         why = where.why_undefined(a, b) if statistic in CORRELATIONS else None
         i, j = self._at(a), self._at(b)
@@ -193,6 +204,7 @@ class Comparison:
         self, label: str, statistic: Statistic = "spearman", scope: str = OVERALL, *, budget: float | None = None
     ) -> Agreed:
         """The agreement of a contender with itself, averaged over pairs of its calibration seeds."""
+        self._check_known(statistic)
         i, where, at = self._at(label), self.scope(scope), self._budget_at(statistic, budget)
         if self.contenders[i].n_seeds < 2:
             return Agreed(None, why=f"{label}: one calibration seed")
@@ -229,7 +241,9 @@ class Comparison:
         save_tensors(path, self.tensors, {"format": FORMAT, "version": str(VERSION), **metadata})
         scopes = [scope.name for scope in self.scopes if "." not in scope.name]
         correlations: dict[str, dict[str, Table]]
-        correlations = {name: {scope: self.matrix(name, scope) for scope in scopes} for name in STATISTICS[:3]}
+        correlations = {
+            name: {scope: self.matrix(name, scope) for scope in scopes} for name in self.statistics if name != "jaccard"
+        }
         write_json(path.with_suffix(".json"), {"format": FORMAT, "version": VERSION, **facts, **correlations})
 
     @classmethod
@@ -257,15 +271,15 @@ class Comparison:
             budgets, clustered, notes = (tuple(facts.pop(name)) for name in ("budgets", "clustered", "notes"))
             settings = {name: facts[name] for name in ("settings", "model", "inputs")}
             comparison = cls(contenders, scopes, budgets, tensors, merges, clustered, notes=notes, **settings)
+            comparison._check(path)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FormatError(f"{path} has damaged metadata: {error}") from error
-        comparison._check(path)
         return comparison
 
     def _check(self, path: Path) -> None:
         """Checks that the tensors are all there, finite, and of the sizes that the facts say."""
         pairs = (len(self.scopes), len(self.contenders), len(self.contenders))
-        for statistic in STATISTICS:
+        for statistic in self.statistics:
             per = (len(self.budgets),) if statistic == "jaccard" else ()
             wanted: dict[str, tuple[int, ...]] = {statistic: (*pairs, *per)}
             if f"{statistic}.{STABILITY}" in self.tensors:

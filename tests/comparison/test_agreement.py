@@ -54,6 +54,24 @@ def test_every_scope_has_the_statistics_of_its_units() -> None:
             assert shared == pytest.approx(jaccard(x, y, int(budget * len(x) + 0.5)))
 
 
+def test_what_is_not_asked_for_is_not_worked_out_and_says_so(tmp_path: Path) -> None:
+    several = {"a": scores(0), "b": scores(1, "taylor"), "c": scores(2, "flap")}
+    every, some = compare(several), compare(several, statistics=["jaccard"])
+    assert some.statistics == ("spearman", "jaccard")
+    assert some.order == every.order
+    assert some.inputs != every.inputs
+    some.save(tmp_path / "some.safetensors")
+    some = Comparison.load(tmp_path / "some.safetensors")
+    assert some.matrix() == every.matrix()
+    assert some.matrix("jaccard", budget=0.5) == every.matrix("jaccard", budget=0.5)
+    with pytest.raises(ValueError, match="kendall was not worked out; there are spearman, jaccard"):
+        some.agreed("a", "b", "kendall")
+    with pytest.raises(ValueError, match="rbo was not worked out"):
+        some.stability("a", "rbo")
+    with pytest.raises(InputError, match="no statistic is named 'pearson'"), unchecked():
+        compare(several, statistics=["pearson"])  # type: ignore[list-item]
+
+
 def test_a_scorer_agrees_with_itself() -> None:
     found = compare({"a": scores(0), "b": scores(1), "twin": scores(0)})
     for statistic in ("spearman", "kendall", "rbo"):

@@ -23,10 +23,11 @@ Choices = Sequence[str] | Sequence[tuple[str, str]]
 def select(field: str, label: str, choices: Choices, value: str, *, help_: str = "", clearable: bool = False) -> Any:
     """A list to choose one from, bound to a field of the state."""
     data = [{"value": c, "label": c} if isinstance(c, str) else {"value": c[0], "label": c[1]} for c in choices]
+    width = min(max(170, 60 + 7 * max((len(each["label"]) for each in data), default=0)), 330)
     return dmc.Select(
         id={"control": field}, label=label, data=data, value=value or None, description=help_ or None,
-        clearable=clearable, allowDeselect=clearable, searchable=len(data) > 8, miw=170, comboboxProps={"zIndex": 400},
-        placeholder="none" if clearable else None,
+        clearable=clearable, allowDeselect=clearable, searchable=len(data) > 8, miw=width,
+        comboboxProps={"zIndex": 400}, placeholder="none" if clearable else None,
     )  # fmt: skip
 
 

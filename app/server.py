@@ -1,6 +1,7 @@
 """The application and the server: everything is made here, nothing at import."""
 
 import json
+import logging
 import secrets
 import shlex
 import socket
@@ -13,7 +14,7 @@ from typing import Any
 
 from dash import Dash
 from flask import Response, abort, request
-from werkzeug.serving import WSGIRequestHandler, make_server
+from waitress.server import create_server
 
 from graphprune.core.errors import GraphpruneError, InputError
 
@@ -24,6 +25,8 @@ from .rendering import TYPES, as_text
 from .security import LOCAL, Guard
 from .state import State
 from .views import FIGURES, TABLES
+
+THREADS = 8  # that answer; a page asks for five things at once
 
 
 def build(folder: Path, *, token: str | None, host: str, port: int, **texts: Path) -> Dash:
@@ -129,11 +132,12 @@ def run_server(
     for name in ("pandas", "sklearn"):  # Plotly looks into the first if anybody imports it, and mustn't find half of it
         with suppress(ImportError):
             import_module(name)
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it is no news that requests wait for others
     underway = Underway(app.server)
-    server = make_server(host, port, underway, threaded=True, request_handler=Quiet)
+    server = create_server(underway, host=host, port=port, threads=THREADS, connection_limit=1000, ident=None)
     announce(f"http://{host}:{port}/{f'?token={token}' if token else ''}")
     try:
-        server.serve_forever()
+        server.run()
     finally:
         underway.wait()
 
@@ -158,9 +162,3 @@ class Underway:
         """Until every request is answered, but not for ever."""
         with self.changed:
             self.changed.wait_for(lambda: self.requests == 0, seconds)
-
-
-class Quiet(WSGIRequestHandler):
-    """Says nothing of every request."""
-
-    def log_request(self, *_: object) -> None: ...

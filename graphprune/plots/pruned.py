@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log10
+from textwrap import wrap
 
 import plotly.graph_objects as go
 import torch
@@ -14,6 +15,7 @@ from graphprune.plots.style import GRID, INK, SEQUENTIAL, colour_bar, kind_name,
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
 DENSE = "#777777"
+WIDEST = 22  # letters of a mask's name in a line: beside narrow panels there is no room for more
 
 
 def removed(
@@ -52,10 +54,11 @@ def removed(
             hovertemplate="<b>%{y}</b><br>block %{x}: %{text}, %{z:.1%}<extra></extra>",
         ), row=1, col=column)  # fmt: skip
     figure.update_xaxes(title_text="block", showgrid=False, zeroline=False)
-    figure.update_yaxes(autorange="reversed", showgrid=False)
+    names_of_masks = {"tickvals": [*masks], "ticktext": ["<br>".join(wrap(label, WIDEST)) for label in masks]}
+    figure.update_yaxes(autorange="reversed", showgrid=False, **names_of_masks)
     scale = {"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": colour_bar("removed", tickformat=".0%")}
     note = f"{len(masks)} mask{'s' * (len(masks) > 1)}; a cell is the share of a block's units that goes"
-    return styled(figure, title, note, height=max(200 + 30 * len(masks), 260), coloraxis=scale)
+    return styled(figure, title, note, height=max(200 + 34 * len(masks), 260), coloraxis=scale)
 
 
 def _units(mask: Mask) -> dict[str, torch.Tensor]:

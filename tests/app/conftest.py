@@ -6,17 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from werkzeug.serving import make_server
 
-from graphprune.explorer import create_app
-from graphprune.explorer.server import Quiet
 from graphprune.methods import Recipe
 from graphprune.models.model import Model
 from graphprune.steps.pipeline import Calibration, export_step, open_run, prune_step, rank_step, score_step
@@ -50,23 +46,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
-    port = free_port()
-    server = make_server(
-        "127.0.0.1", port, create_app(folder, port=port).server, threaded=True, request_handler=Quiet
-    )  # fmt: skip
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.socket.close()
-
-
-@contextmanager
-def served_alone(folder: Path, program: str = "app") -> Iterator[str]:
+def served(folder: Path, program: str = "app") -> Iterator[str]:
     """A server in a process of its own, as people start it: jobs are forked from it."""
     command = [sys.executable, "-m", program, str(folder), "--port", str(free_port()), "--json"]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as server:

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from graphprune.core.mask import Mask
 from graphprune.models.model import Model
-from tests.app.conftest import served, served_alone
+from tests.app.conftest import served
 
 ANATOMY = '[id=\'{"name":"anatomy","part":"figure"}\'] .js-plotly-plot'
 
@@ -175,7 +175,7 @@ def test_the_slider_says_at_once_what_stays_and_the_same_is_then_pruned_for_real
     page: Page, run_folder: Path, tiny: Model, tmp_path: Path
 ) -> None:
     shutil.copytree(run_folder, tmp_path / "run")
-    with served_alone(tmp_path / "run") as address:
+    with served(tmp_path / "run") as address:
         opened(page, f"{address}?view=prune&score=magnitude&units=neuron&sparsity=0.24")
         expect(page.get_by_text(left(tiny, 0.24))).to_be_visible()
         page.get_by_role("slider").focus()

@@ -27,7 +27,7 @@ import psutil
 from graphprune.explorer.data import RunData
 from graphprune.explorer.state import VIEWS, State
 from graphprune.explorer.views import PAGES
-from tests.app.conftest import served_alone
+from tests.app.conftest import served
 
 URL = {"id": "url", "property": "search"}
 LIMIT = 1e6  # bytes that an answer may have
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--think", type=float, default=1.0, help="seconds between two pages")
     args = parser.parse_args()
     data = RunData(args.run.absolute())
-    with served_alone(data.folder) as address:
+    with served(data.folder) as address:
         (server,) = psutil.Process().children()
         first = User(address)
         start = time.perf_counter()

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from graphprune.explorer.data import RunData
 from graphprune.explorer.state import VIEWS, State
-from tests.app.conftest import served_alone
+from tests.app.conftest import served
 from tests.app.test_journeys import opened
 
 SIZES = {"wide": 1400, "narrow": 420}
@@ -34,7 +34,7 @@ def main() -> None:
     data = RunData(args.run.absolute())
     args.output.mkdir(parents=True, exist_ok=True)
     program = shutil.which("chromium")
-    with served_alone(data.folder) as address, sync_playwright() as playwright:
+    with served(data.folder) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         said = [line for page in args.pages for line in _pictures(browser, address, data, page, args)]
         browser.close()

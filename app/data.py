@@ -50,6 +50,7 @@ class Prediction:
         low: the lower end.
         high: the upper end.
         pairs: from how many measured masks.
+        reach: the least and the largest share that these remove, if this mask removes more or less.
         made: how these were made.
         text: what it is the perplexity of.
     """
@@ -58,6 +59,7 @@ class Prediction:
     low: float
     high: float
     pairs: int
+    reach: tuple[float, float] | None
     made: str
     text: str
 
@@ -268,7 +270,9 @@ class RunData:
         about = read_json(path.with_suffix(".json"))
         made = f"{about.get('scorer', 'unknown')}, compensation {about.get('compensation', 'unknown')}"
         judged = predictor.targets[0].partition(".")[2]
-        return Prediction(float(middle[0, 0]), float(low[0, 0]), float(high[0, 0]), len(predictor.data), made, judged)
+        reach = None if bool(predictor.covers(vector)[0]) else predictor.reach
+        ends = float(low[0, 0]), float(high[0, 0])
+        return Prediction(float(middle[0, 0]), *ends, len(predictor.data), reach, made, judged)
 
     def calibrating(self) -> Reading:
         """What jobs calibrate on: what the masks were that predictions are from, if their text is still there."""

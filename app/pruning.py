@@ -284,6 +284,9 @@ def foretold(data: RunData, mask: Mask) -> tuple[str, str]:
     if found is None:
         return UNKNOWN, "`graphprune search` measures masks to predict from"
     interval = f"{found.low:.2f} to {found.high:.2f} (90 %)"
+    if found.reach is not None:
+        least, most = found.reach
+        interval = f"extrapolated, without an interval: those masks remove {least:.1%} to {most:.1%};"
     made = f"if pruned like the {found.pairs} masks it is from: {found.made}"
     return f"{found.value:.2f}", f"{interval} on {found.text}, {made}"
 

@@ -117,9 +117,12 @@ class Data:
 
     def features(self, vectors: Vectors) -> Features:
         """Sparsities, their mean by cost, and what the graph says."""
-        space = self.space
-        columns = [vectors, vectors @ (space.sizes * space.costs) / space.prunable]
-        return np.column_stack(columns if self.graph is None else [*columns, self.graph(space, vectors)])
+        columns = [vectors, self.sparsities(vectors)]
+        return np.column_stack(columns if self.graph is None else [*columns, self.graph(self.space, vectors)])
+
+    def sparsities(self, vectors: Vectors) -> Float[np.ndarray, " candidates"]:
+        """The share of all prunable parameters that goes."""
+        return np.asarray(vectors @ (self.space.sizes * self.space.costs) / self.space.prunable)
 
     def taken(self, rows: Int[np.ndarray, " rows"]) -> "Data":
         return replace(self, vectors=self.vectors[rows], damage=self.damage[rows])

@@ -3,7 +3,7 @@
 Math: intervals are CV+ (Barber et al. 2021, Predictive inference with the jackknife+). With the folds' predictors
 ``m_-k`` and the errors ``r_i = |y_i - m_-k(i)(x_i)|`` they go from the lower quantile of ``m_-k(i)(x) - r_i`` to the
 upper one of ``m_-k(i)(x) + r_i``. They hold for candidates drawn as the pairs were; those that a search picked because
-they look good are not.
+they look good are not, nor are those that remove more or less than any of the pairs (see `Predictor.covers`).
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from math import ceil
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from graphprune.core.errors import InputError
 from graphprune.core.io import digest
@@ -24,6 +24,7 @@ from graphprune.prediction.regressors import REGRESSORS, Features, Regressor
 DEFAULT = "both"
 FOLDS, REPEATS = 10, 5
 STEP = 0.1
+NEAR = 0.01
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,18 @@ class Predictor:
     @property
     def targets(self) -> tuple[str, ...]:
         return self.data.targets
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """The least and the largest share of the prunable parameters that a pair removes."""
+        seen = self.data.sparsities(self.data.vectors)
+        return float(seen.min()), float(seen.max())
+
+    def covers(self, vectors: Vectors) -> Bool[np.ndarray, " candidates"]:
+        """Whether candidates remove as much as some pair does, give or take a hundredth; others are extrapolated."""
+        least, most = self.reach
+        asked = self.data.sparsities(vectors)
+        return np.asarray((asked > least - NEAR) & (asked < most + NEAR))
 
     def damage(self, vectors: Vectors) -> Columns:
         """The predicted damage, a column a target."""

@@ -492,11 +492,22 @@ def _predicted(
         return []
     vectors = space.vectors(list(made.values()))
     middle, (low, high) = predictor.predict(vectors), predictor.intervals(vectors, level)
+    least, most = predictor.reach
+    extrapolated = f"extrapolated: the pairs remove {least:.1%} to {most:.1%}"
+    notes = ["" if covered else extrapolated for covered in predictor.covers(vectors).tolist()]
     rows = []
     for i, (name, architecture) in enumerate(made.items()):
         for j, target in enumerate(predictor.targets):
             numbers = {"predicted": float(middle[i, j]), "low": float(low[i, j]), "high": float(high[i, j])}
-            rows.append({"allocation": name, "sparsity": space.sparsity(architecture), "target": target, **numbers})
+            rows.append(
+                {
+                    "allocation": name,
+                    "sparsity": space.sparsity(architecture),
+                    "target": target,
+                    **numbers,
+                    "note": notes[i],
+                }
+            )
     return rows
 
 

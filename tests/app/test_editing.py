@@ -179,4 +179,8 @@ def test_a_run_with_measured_masks_predicts_and_says_how_surely(data: RunData) -
     gone = sum(int((~mask.keep[f"neuron.{i}"]).sum()) for i in range(6))
     assert found.value == pytest.approx(np.exp(3 + gone / 1000), rel=0.05)
     assert found.low < found.value < found.high
+    assert found.reach is None
     assert "on text, if pruned like the 40 masks it is from: wanda, compensation obs" in foretold(data, mask)[1]
+    more = planned_mask(data, PLAN.given({"sparsity": 0.7}))
+    assert "extrapolated, without an interval: those masks remove" in foretold(data, more)[1]
+    assert "(90 %)" not in foretold(data, more)[1]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -134,6 +135,8 @@ def test_predict_reports_and_scores_without_measuring(
         assert row["low"] < row["high"]
         assert abs(row["sparsity"] - (0.2 if row["allocation"].endswith("0.2") else 0.3)) < 0.001
     assert predicted["uniform 0.2"]["predicted"] < predicted["uniform 0.3"]["predicted"]
+    assert predicted["uniform 0.3"]["note"] == ""
+    assert re.match(r"extrapolated: the pairs remove (29|30)\.\d% to 30\.\d%", predicted["uniform 0.2"]["note"])
     assert {row["kind"] for row in found["kinds"]} == {"trees", "linear", "both"}
     scores = Scores.load(Path(found["scores"]), None, tiny.identity)
     assert "block.3.mlp" in scores.values

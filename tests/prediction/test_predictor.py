@@ -104,6 +104,16 @@ def test_intervals_are_of_the_quality_and_hold_what_is_predicted() -> None:
     assert ((low < predictor.predict(vectors)) & (predictor.predict(vectors) < high)).all()
 
 
+def test_what_removes_more_than_any_pair_is_extrapolated() -> None:
+    predictor = learn(planted.data(60))
+    shares = planted.SPACE.sizes * planted.SPACE.costs / planted.SPACE.prunable
+    removed = predictor.data.vectors @ shares
+    np.testing.assert_allclose(predictor.reach, (removed.min(), removed.max()))
+    inside = predictor.data.vectors[:1]
+    more = np.full_like(inside, removed.max() / shares.sum() + 0.02)
+    assert predictor.covers(np.concatenate([inside, more, 0 * inside])).tolist() == [True, False, False]
+
+
 def test_coverage_is_measured_on_pairs_that_nothing_was_learned_from() -> None:
     assert 0.75 <= coverage(planted.data(60, noise=0.2), kind="linear", level=0.9) <= 1.0
 

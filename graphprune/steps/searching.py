@@ -498,16 +498,9 @@ def _predicted(
     rows = []
     for i, (name, architecture) in enumerate(made.items()):
         for j, target in enumerate(predictor.targets):
-            numbers = {"predicted": float(middle[i, j]), "low": float(low[i, j]), "high": float(high[i, j])}
-            rows.append(
-                {
-                    "allocation": name,
-                    "sparsity": space.sparsity(architecture),
-                    "target": target,
-                    **numbers,
-                    "note": notes[i],
-                }
-            )
+            row = {"allocation": name, "sparsity": space.sparsity(architecture), "target": target}
+            row |= {"predicted": float(middle[i, j]), "low": float(low[i, j]), "high": float(high[i, j])}
+            rows.append(row | {"note": notes[i]})
     return rows
 
 

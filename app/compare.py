@@ -88,16 +88,14 @@ def _everybody(data: RunData, kinds: tuple[str, ...]) -> list[str]:
     return [name for name in there if {*kinds} <= {*data.scores(name).kinds}][:MOST]
 
 
-def _among(data: RunData, names: list[str], kinds: tuple[str, ...]) -> Comparison:
+def _compared(data: RunData, state: State, *needed: str) -> Comparison:
+    """All of the run's scorers if there are several, and those that are needed are among them; else the two chosen."""
+    kinds = _kinds_of_both(data, state)
+    names = _everybody(data, kinds)
+    if len(names) < 2 or not {*needed} <= {*names}:
+        names = sorted({state.score, state.against})
     scores = {name: data.scores(name) for name in names}
     return _comparison(Made(tuple(data.score_stamp(name) for name in names), scores), kinds)
-
-
-def _compared(data: RunData, state: State) -> Comparison:
-    """All of the run's scorers if the two that are chosen are among them; else these two."""
-    kinds, chosen = _kinds_of_both(data, state), sorted({state.score, state.against})
-    names = _everybody(data, kinds)
-    return _among(data, names if {*chosen} <= {*names} else chosen, kinds)
 
 
 @once(maxsize=8)
@@ -106,18 +104,16 @@ def _comparison(scores: Made[dict[str, Scores]], kinds: tuple[str, ...]) -> Comp
 
 
 def agreement(data: RunData, state: State) -> go.Figure:
-    kinds = _kinds_of_both(data, state)
-    names = _everybody(data, kinds)
-    return plots.agreement_matrix(_among(data, names, kinds) if len(names) > 1 else _compared(data, state))
+    return plots.agreement_matrix(_compared(data, state))
 
 
 def overlap(data: RunData, state: State) -> go.Figure:
-    figure = plots.overlap_curves(_compared(data, state), state.score)
+    figure = plots.overlap_curves(_compared(data, state, state.score, state.against), state.score)
     return figure.update_layout(legend={"orientation": "h", "y": -0.2})
 
 
 def disagreement(data: RunData, state: State) -> go.Figure:
-    return plots.block_agreement(_compared(data, state), state.score)
+    return plots.block_agreement(_compared(data, state, state.score, state.against), state.score)
 
 
 def differences(data: RunData, state: State) -> Table:

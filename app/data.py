@@ -303,8 +303,8 @@ class RunData:
         Raises:
             GraphpruneError: it never was, or the file is damaged.
         """
-        there = [name for name, each in self.documents("comparisons").items() if each.get("format") == CONSEQUENCES]
-        paths = [self.folder / "comparisons" / f"{name}.json" for name in there]
+        paths = [self.folder / "comparisons" / f"{name}.json" for name in self._listed("comparisons", ".json")]
+        paths = [path for path in paths if _format(path, _stamp(path)) == CONSEQUENCES]
         if not paths:
             command = f"graphprune compare {self.folder} --sparsities 0.2 0.4 --text FILE"
             raise InputError(f"what masks cost has not been compared in this run yet; `{command}` does")
@@ -364,6 +364,11 @@ def _model(source: str, identity: str) -> Model:
 @lru_cache(maxsize=2)
 def _graph(folder: Path, stamp: Stamp) -> ModelGraph:  # noqa: ARG001 - a changed file is read again
     return load_graph(folder)
+
+
+@lru_cache(maxsize=64)
+def _format(path: Path, stamp: Stamp) -> str:  # noqa: ARG001 - likewise
+    return str(read_json(path).get("format", ""))
 
 
 @lru_cache(maxsize=2)

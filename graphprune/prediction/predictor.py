@@ -25,6 +25,7 @@ DEFAULT = "both"
 FOLDS, REPEATS = 10, 5
 STEP = 0.1
 NEAR = 0.01
+FLAT = 1e-6  # of the steepest slope: what a group's is at least, whose units would all tie otherwise
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ class Predictor:
         """The predicted damage of removing each unit, and each sub-block, by finite differences; higher = keep.
 
         Math: a group's slope is ``(f(s + h e_g) - f(s - h e_g)) / 2h`` at sparsities ``s``, between those of the pairs.
-        A predictor of sparsities can't tell units apart, so each gets a share of the slope as the other scores have it.
+        A predictor of sparsities can't tell units apart, so each gets a share of the slope as the other scores have it;
+        where the damage doesn't grow, of a slope that is next to nothing, so that the units keep their order.
         A sub-block's score is what it costs to take it from its least to its largest sparsity among the pairs.
 
         Args:
@@ -146,18 +148,22 @@ class Predictor:
         """
         column, vectors = self._column(target), self.data.vectors
         middle = vectors.mean(axis=0) if at is None else at
-        values: dict[str, torch.Tensor] = {}
-        for index, part in enumerate(self.space.parts):
+        slopes, whole = np.zeros(len(self.space.parts)), np.zeros(len(self.space.parts))
+        for index in range(len(self.space.parts)):
             least, most = float(vectors[:, index].min()), float(vectors[:, index].max())
             ends = np.clip([middle[index] - STEP, middle[index] + STEP, least, most], least, most)
             probes = np.repeat(middle[None], 4, axis=0)
             probes[:, index] = ends
             low, high, first, last = self.damage(probes)[:, column].tolist()
-            slope = max(high - low, 0.0) / max(float(ends[1] - ends[0]), 1e-9)
+            slopes[index] = max(high - low, 0.0) / max(float(ends[1] - ends[0]), 1e-9)
+            whole[index] = max(last - first, 0.0)
+        flat = FLAT * float(slopes.max(initial=0.0)) or FLAT
+        values: dict[str, torch.Tensor] = {}
+        for part, slope, cost in zip(self.space.parts, np.maximum(slopes, flat), whole, strict=True):
             given = units.values[part.group].double().clamp_min(0)
-            values[part.group] = (slope * given / max(float(given.sum()), 1e-30)).float()
+            values[part.group] = (float(slope) * given / max(float(given.sum()), 1e-30)).float()
             module = "attn" if part.group.startswith(HEAD) else "mlp"
-            values[f"block.{part.layer}.{module}"] = torch.tensor([max(last - first, 0.0)])
+            values[f"block.{part.layer}.{module}"] = torch.tensor([float(cost)])
         options = {"kind": self.kind, "target": self.targets[column], "pairs": len(self.data), "units": units.method}
         inputs = digest([units.inputs, options, self.data.vectors.tolist(), self.data.damage.tolist()])
         return Scores(values, "predictor", options, units.model, inputs)

@@ -95,15 +95,13 @@ def test_a_process_that_is_killed_takes_no_finished_pair_with_it(
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
-    """A Ray cluster on this machine."""
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Ray cluster on this machine, whose workers have this process's environment and find the tests."""
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install graphprune[ray]")
     root = str(Path(__file__).parents[2])
-    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-        runtime_env={"env_vars": {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", KILLED: os.environ.get(KILLED, "")}},
-    )  # fmt: skip
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield ray
     ray.shutdown()
 

@@ -195,6 +195,18 @@ def test_predicted_damage_is_a_score_of_the_same_units(tiny: Model) -> None:
     assert scores.method == "predictor"
 
 
+def test_units_keep_their_order_where_removing_more_does_no_harm(tiny: Model) -> None:
+    space, units = Space.of(tiny), score(tiny, "magnitude")
+    steep = np.r_[-1.0, np.linspace(1.0, 3.0, len(space) - 1)]
+    made = sampled(space, 80, design="sobol")
+    values = np.exp(space.vectors(made) @ steep)
+    pairs = [Pair(each, {"perplexity.t": float(x)}) for each, x in zip(made, values, strict=True)]
+    scores = learn(Data.of(space, pairs), kind="linear").scores(units)
+    first = space.groups[0]
+    assert torch.equal(scores.values[first].argsort(), units.values[first].argsort())
+    assert float(scores.values[first].max()) < min(float(scores.values[name].min()) for name in space.groups[1:])
+
+
 def test_scores_of_a_predictor_go_where_other_scores_go(tiny: Model, tmp_path: object) -> None:
     from pathlib import Path
 

@@ -61,8 +61,9 @@ def register(app: Dash, data: RunData) -> None:
 
     def draw(search: str, which: dict[str, str]) -> tuple[Any, Any, Any]:
         figure = drawn(which["name"], data, data.resolved(Shown.parse(search)))
-        title, subtitle = figure.layout.title.text, figure.layout.title.subtitle.text
-        figure.update_layout(title={"text": None, "subtitle": {"text": None}}, margin_t=30)
+        heading = figure.layout.title
+        title, subtitle = heading.text, heading.subtitle.text
+        heading.text, heading.subtitle.text, figure.layout.margin.t = None, None, 30
         return figure, title, subtitle
 
     def write(search: str, which: dict[str, str]) -> Any:

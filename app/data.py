@@ -103,10 +103,13 @@ class RunData:
         """
         if not self.folder.is_dir():
             raise InputError(f"there is no folder {self.folder}; `graphprune demo -o {self.folder}` makes a run in it")
-        return Run.open(self.folder)
+        path = self.folder / "manifest.json"
+        return _run(self.folder, _stamp(path)) if path.is_file() else Run.open(self.folder)
 
     def manifest(self) -> dict[str, Any]:
-        return self.run().manifest()
+        """What the run says of itself; not to be changed."""
+        path = self.run().folder / "manifest.json"
+        return _manifest(path, _stamp(path))
 
     def name(self) -> str:
         """What the model is called."""
@@ -353,6 +356,16 @@ def _stamp(path: Path) -> Stamp:
     return found.st_mtime_ns, found.st_size
 
 
+@lru_cache(maxsize=2)
+def _run(folder: Path, stamp: Stamp) -> Run:  # noqa: ARG001 - a changed file is read again
+    return Run.open(folder)
+
+
+@lru_cache(maxsize=2)
+def _manifest(path: Path, stamp: Stamp) -> dict[str, Any]:  # noqa: ARG001 - likewise
+    return read_json(path)
+
+
 @lru_cache(maxsize=4)
 def _model(source: str, identity: str) -> Model:
     model = load_model(source)
@@ -362,7 +375,7 @@ def _model(source: str, identity: str) -> Model:
 
 
 @lru_cache(maxsize=2)
-def _graph(folder: Path, stamp: Stamp) -> ModelGraph:  # noqa: ARG001 - a changed file is read again
+def _graph(folder: Path, stamp: Stamp) -> ModelGraph:  # noqa: ARG001 - likewise
     return load_graph(folder)
 
 

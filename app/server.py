@@ -26,7 +26,7 @@ from .security import LOCAL, Guard
 from .state import State
 from .views import FIGURES, TABLES
 
-THREADS = 8  # that answer; a page asks for five things at once
+THREADS = 2  # that answer: the interpreter runs one at a time, and more of them only take turns
 
 
 def build(folder: Path, *, token: str | None, host: str, port: int, **texts: Path) -> Dash:

@@ -7,7 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from graphprune.core.errors import GraphpruneError
-from graphprune.plots.style import FONT, dark
+from graphprune.plots.style import dark, styled
 
 from . import compare, graph, overview, pruning, runs, selection
 from .data import RunData
@@ -39,14 +39,13 @@ def drawn(name: str, data: RunData, state: State) -> go.Figure:
         figure = FIGURES[name](data, state)
     except (GraphpruneError, ValueError) as error:
         figure = explained(str(error))
-    figure.update_layout(width=None, autosize=True)
+    figure.layout.width, figure.layout.autosize = None, True
     return dark(figure) if state.theme == "dark" else figure
 
 
 def explained(sentence: str) -> go.Figure:
     """An empty figure with a sentence."""
-    figure = go.Figure()
-    figure.update_layout(template="plotly_white", height=120, font_family=FONT, title_text="Nothing to show here yet")
-    figure.update_layout(title_subtitle_text=sentence[:1].upper() + sentence[1:])
+    said = sentence[:1].upper() + sentence[1:]
+    figure = styled(go.Figure(), "Nothing to show here yet", said, height=120)
     figure.update_xaxes(visible=False)
     return figure.update_yaxes(visible=False)

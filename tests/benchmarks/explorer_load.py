@@ -39,7 +39,7 @@ class User:
 
     address: str
     callbacks: dict[str, str] = field(default_factory=dict)
-    seconds: list[float] = field(default_factory=list)
+    seconds: list[tuple[float, str]] = field(default_factory=list)
     largest: tuple[int, str] = (0, "")
     failures: list[str] = field(default_factory=list)
 
@@ -85,7 +85,7 @@ class User:
         except (HTTPError, OSError) as error:
             self.failures.append(f"{what}: {error}")
             return b"[]"
-        self.seconds.append(time.perf_counter() - start)
+        self.seconds.append((time.perf_counter() - start, what))
         self.largest = max(self.largest, (len(content), what))
         return content
 
@@ -144,13 +144,17 @@ def _megabytes(server: psutil.Process) -> float:
 
 
 def _report(args: argparse.Namespace, users: list[User], memory: list[float]) -> None:
-    seconds = [each for user in users for each in user.seconds]
+    answers = [each for user in users for each in user.seconds]
+    seconds = [each for each, _ in answers]
     failures = [each for user in users for each in user.failures]
     size, what = max(user.largest for user in users)
     cuts = quantiles(seconds, n=100)
     print(f"{args.users} users for {args.seconds:.0f} s: {len(seconds)} requests, {len(failures)} failures")
     print(f"latency: median {1000 * median(seconds):.0f} ms, 95th percentile {1000 * cuts[94]:.0f} ms, "
           f"slowest {1000 * max(seconds):.0f} ms")  # fmt: skip
+    kinds = {what: median(each for each, name in answers if name == what) for what in {name for _, name in answers}}
+    longest = sorted(kinds.items(), key=lambda each: -each[1])[:5]
+    print(f"slowest at the median: {', '.join(f'{what} {1000 * each:.0f} ms' for what, each in longest)}")
     print(f"largest answer: {size / 1e3:.0f} kB ({what}); {'within' if size <= LIMIT else 'ABOVE'} 1 MB")
     print(f"memory of the server, every quarter: {', '.join(f'{each:.0f}' for each in memory)} MB")
     for each in failures[:10]:

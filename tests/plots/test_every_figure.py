@@ -60,7 +60,7 @@ def test_says_what_it_shows_and_of_what(name: str, graph: ModelGraph) -> None:
     assert layout.title.text[0].isupper()
     assert layout.title.subtitle.text.startswith("llama, edges weigh |W|") == (name in OF_A_GRAPH)
     assert len(layout.title.subtitle.text) > 10
-    assert layout.font.family == "Arial, Helvetica, sans-serif"
+    assert layout.template.layout.font.family == "Arial, Helvetica, sans-serif"
     assert layout.height > 200
 
 

@@ -28,8 +28,10 @@ from graphprune.models import tiny
 from graphprune.models.fetch import NAMED, TINY
 from graphprune.models.load import load_model
 from graphprune.models.model import Model
+from graphprune.prediction.architecture import Vectors
 from graphprune.prediction.predictor import Predictor
 from graphprune.steps.searching import only_pairs, predictor_of
+from graphprune.surgery.removed import removed
 
 from .kept import Made, once
 from .state import State
@@ -37,6 +39,7 @@ from .state import State
 SHIPPED = Path(tiny.__file__).parent  # the texts of the model that the package brings
 EDITED = "edited-"  # what the names of masks begin with that were changed by hand
 LEVEL = 0.9  # of the interval of a prediction
+PIECES = 0.002  # of the prunable parameters: more than rounding
 WRITING = Lock()  # two people who edit the same plan get a mask each
 Stamp = tuple[int, int]  # when a file was written, and its size
 
@@ -50,7 +53,7 @@ class Prediction:
         low: the lower end.
         high: the upper end.
         pairs: from how many measured masks.
-        reach: the least and the largest share that these remove, if this mask removes more or less.
+        beyond: how this mask differs from all of them, if it does.
         made: how these were made.
         text: what it is the perplexity of.
     """
@@ -59,7 +62,7 @@ class Prediction:
     low: float
     high: float
     pairs: int
-    reach: tuple[float, float] | None
+    beyond: str
     made: str
     text: str
 
@@ -73,12 +76,14 @@ class Reading:
         seq_len: tokens of a window.
         windows: how many are read.
         seed: of their draw, where they are drawn.
+        leave_out: number and seed of windows that are none of them.
     """
 
     text: Path
     seq_len: int
     windows: int
     seed: int = 0
+    leave_out: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -272,10 +277,12 @@ class RunData:
         middle, (low, high) = predictor.predict(vector), predictor.intervals(vector, LEVEL)
         about = read_json(path.with_suffix(".json"))
         made = f"{about.get('scorer', 'unknown')}, compensation {about.get('compensation', 'unknown')}"
+        if about["cut"].get("head_mode") == "balanced":
+            made += ", heads one of every group"
         judged = predictor.targets[0].partition(".")[2]
-        reach = None if bool(predictor.covers(vector)[0]) else predictor.reach
         ends = float(low[0, 0]), float(high[0, 0])
-        return Prediction(float(middle[0, 0]), *ends, len(predictor.data), reach, made, judged)
+        beyond = _beyond(predictor, vector, removed(self.model(), mask, ())["n_params_removed"])
+        return Prediction(float(middle[0, 0]), *ends, len(predictor.data), beyond, made, judged)
 
     def calibrating(self) -> Reading:
         """What jobs calibrate on: what the masks were that predictions are from, if their text is still there."""
@@ -288,7 +295,10 @@ class RunData:
         """What jobs measure on, likewise."""
         told = self._of_pairs("judged")
         text, known = _chosen_text(self.text, told.get("texts", ()), SHIPPED / "evaluation.txt")
-        return Reading(text, told["seq_len"], told["max_windows"]) if known else Reading(text, 256, 10)
+        if not known:
+            return Reading(text, 256, 10)
+        unseen = told.get("leave_out")
+        return Reading(text, told["seq_len"], told["max_windows"], leave_out=unseen and (unseen[0], unseen[1]))
 
     def _of_pairs(self, fact: str) -> dict[str, Any]:
         """What the run's pairs say of how they were made; nothing if there are none, or several files of them."""
@@ -397,6 +407,15 @@ def _scores(path: Path, stamp: Stamp) -> Scores:  # noqa: ARG001 - likewise
 @once(maxsize=2)
 def _predictor(model: Made[Model], path: Path) -> Predictor:
     return predictor_of(path, model.value)
+
+
+def _beyond(predictor: Predictor, vector: Vectors, n_removed: int) -> str:
+    """How a mask differs from those that a predictor has learned from; nothing if it doesn't."""
+    of_pieces = float(predictor.data.sparsities(vector)[0])
+    if abs(n_removed / predictor.space.prunable - of_pieces) > PIECES:
+        return "those masks are of other pieces"
+    least, most = predictor.reach
+    return "" if bool(predictor.covers(vector)[0]) else f"those masks remove {least:.1%} to {most:.1%}"
 
 
 @lru_cache(maxsize=64)

@@ -42,6 +42,7 @@ COMPENSATED = {
     "reconstruct": "reconstruct: by gradient steps",
 }
 UNITS = (("all", "heads and neurons"), ("neuron", "neurons"), ("head", "heads"))
+HEADS = (("group", "as whole groups"), ("balanced", "one of every group"))
 
 
 def layout(data: RunData, state: State) -> list[Any]:
@@ -54,6 +55,7 @@ def layout(data: RunData, state: State) -> list[Any]:
                 state.compensation, help_="how what stays makes up for it",
             ),
             segments("units", "What may go", UNITS, state.units),
+            segments("heads", "Heads go (a group shares keys and values)", HEADS, state.heads),
             slider("sparsity", "Sparsity (share of their parameters)", state.sparsity, low=0.0, high=0.8, step=0.01),
         ),
         words("plan"),
@@ -172,7 +174,7 @@ def job() -> Any:
 
 
 def choice(state: State) -> Cut:
-    return Cut(state.allocation, state.units)  # type: ignore[arg-type]  # the state has checked it
+    return Cut(state.allocation, state.units, state.heads)  # type: ignore[arg-type]  # the state has checked them
 
 
 def planned_mask(data: RunData, state: State) -> Mask:
@@ -284,9 +286,8 @@ def foretold(data: RunData, mask: Mask) -> tuple[str, str]:
     if found is None:
         return UNKNOWN, "`graphprune search` measures masks to predict from"
     interval = f"{found.low:.2f} to {found.high:.2f} (90 %)"
-    if found.reach is not None:
-        least, most = found.reach
-        interval = f"extrapolated, without an interval: those masks remove {least:.1%} to {most:.1%};"
+    if found.beyond:
+        interval = f"extrapolated, without an interval: {found.beyond};"
     made = f"if pruned like the {found.pairs} masks it is from: {found.made}"
     return f"{found.value:.2f}", f"{interval} on {found.text}, {made}"
 
@@ -295,8 +296,8 @@ def label(state: State) -> str:
     """What the mask, the checkpoint and the report are called."""
     if state.edited:
         return state.edited
-    parts = (state.score, f"{state.sparsity:g}", state.allocation, state.compensation, state.units)
-    return "-".join(part for part in parts if part not in {"none", "all"})
+    parts = (state.score, f"{state.sparsity:g}", state.allocation, state.compensation, state.units, state.heads)
+    return "-".join(part for part in parts if part not in {"none", "all", "group"})
 
 
 def commands(data: RunData, state: State) -> dict[str, list[str]]:
@@ -304,6 +305,7 @@ def commands(data: RunData, state: State) -> dict[str, list[str]]:
     source = data.source()
     prune = ["prune", source, "--scores", str(data.score_path(state.score)), "--sparsity", f"{state.sparsity:g}"]
     prune += ["--allocation", state.allocation, "--compensation", state.compensation, "--units", state.units]
+    prune += ["--head-mode", state.heads]
     prune += ["-o", str(data.folder), "--name", label(state)]
     if state.compensation != "none":
         read = data.calibrating()
@@ -314,6 +316,7 @@ def commands(data: RunData, state: State) -> dict[str, list[str]]:
         prune = ["mask", "apply", source, mask, "-o", str(data.folder), "--name", state.edited]
     read = data.judging()
     judge = ["--text", str(read.text), "--seq-len", str(read.seq_len), "--max-windows", str(read.windows)]
+    judge += ["--leave-out", *map(str, read.leave_out)] if read.leave_out else []
     judge += ["-o", str(data.folder)]
     checkpoint = str(data.folder / "models" / label(state))
     return {
@@ -373,7 +376,7 @@ def recipe(data: RunData, state: State) -> dict[str, Any]:
     }
 
 
-CHOICES = ("score", "sparsity", "allocation", "compensation", "units", "edit", "edited")
+CHOICES = ("score", "sparsity", "allocation", "compensation", "units", "heads", "edit", "edited")
 FIGURES = {"divided": divided, "planned": planned, "threshold": threshold}
 TEXTS = {"plan": plan, "remains": remains, "measured": measured, "take": take}
 TABLES: dict[str, Any] = {}

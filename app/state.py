@@ -30,6 +30,7 @@ class State:
         allocation: how much goes from which block.
         compensation: how what stays makes up for it.
         units: what may go.
+        heads: whether heads go as whole key/value groups, or one of every group.
         share: of the credit that the shown edges hold.
         n: how many neighbours, units or rows.
         find: what units are looked for: ``neuron block:3 score:>0.9``.
@@ -50,6 +51,7 @@ class State:
     allocation: str = "uniform"
     compensation: str = "none"
     units: str = "all"
+    heads: str = "group"
     share: float = 0.9
     n: int = 12
     find: str = ""
@@ -100,6 +102,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "allocation": tuple(ALLOCATIONS),
     "compensation": COMPENSATIONS,
     "units": ("all", "neuron", "head"),
+    "heads": ("group", "balanced"),
     "theme": ("light", "dark"),
 }
 _RANGES = {"sparsity": (0.0, 1.0), "share": (0.0, 1.0), "n": (1, 200)}

@@ -15,6 +15,10 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument("--text", type=Path, metavar="FILE", help="UTF-8 text (safetensors for a perceptron)")
     parser.add_argument("--seq-len", type=int, default=512, metavar="N", help="tokens a window (default 512)")
     parser.add_argument("--max-windows", type=int, metavar="N", help="at most this many, spread evenly over the text")
+    parser.add_argument(
+        "--leave-out", type=int, nargs=2, metavar=("N", "SEED"),
+        help="leave out the windows that calibration on this text (--n-samples N --seed SEED) has read",
+    )  # fmt: skip
     parser.add_argument("--batch-size", type=int, metavar="N", help="windows a forward pass (default: by size)")
     task_arguments(parser)
     parser.add_argument(
@@ -40,6 +44,8 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"--{name.replace('_', '-')} is at least 1, not {value}")
     if args.seq_len < 2:
         raise InputError(f"--seq-len is at least 2, not {args.seq_len}")
+    if args.leave_out is not None and (args.leave_out[0] < 1 or not 0 <= args.leave_out[1] < 1 << 63):
+        raise InputError("--leave-out takes a number of windows and the seed of their draw, such as 32 0")
     if args.text is None and args.tasks is None:
         raise InputError("there is nothing to evaluate on; give --text FILE, --tasks NAMES, or both")
     if args.text is not None and not args.text.is_file():
@@ -51,6 +57,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if args.text is not None:
         options = {"seq_len": args.seq_len, "max_windows": args.max_windows, "batch_size": args.batch_size}
         options |= {"dtype": dtype_of(args.dtype), "device": args.device, "against": against}
+        options |= {"leave_out": None if args.leave_out is None else tuple(args.leave_out)}
         result = evaluate_step(model, args.text, run=run, name=args.name, **options)
     if exam is not None:
         result |= examine_step(model, exam, run=run, against=against, name=args.name)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from graphprune.calibration.text import read_text, spread, windows
+from graphprune.calibration.text import left_over, read_text, spread, windows
 from graphprune.core.errors import InputError
 from graphprune.evaluation.divergence import alongside, divergence
 from graphprune.evaluation.perplexity import perplexity
@@ -61,6 +61,7 @@ def evaluate(
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     against: Model | None = None,
+    leave_out: tuple[int, int] | None = None,
 ) -> EvalReport:
     """Perplexity of a language model on a text (accuracy of a perceptron on examples), and its size.
 
@@ -74,6 +75,8 @@ def evaluate(
         dtype: of the forward pass; the checkpoint's own by default (float32 for float16).
         device: of the forward pass; `auto` spreads the model over the accelerators.
         against: the dense model, to measure how far the predictions are from its own (`divergence`).
+        leave_out: number and seed of the windows of this length that a calibration on the same text has read; they are
+            no part of the report.
 
     Raises:
         InputError: the text is missing, empty, too short or not UTF-8, or ``against`` has another vocabulary.
@@ -86,6 +89,8 @@ def evaluate(
     if isinstance(model.form, Perceptron):
         if not isinstance(text, Path):
             raise InputError("a perceptron is evaluated on a safetensors file with `inputs` and `labels`")
+        if leave_out is not None:
+            raise InputError("windows of a text are left out, and a perceptron reads none")
         examples = read_examples(text, labelled=True)
         check_inputs(model.form, examples["inputs"])
         start = time.perf_counter()
@@ -96,7 +101,8 @@ def evaluate(
         rows = text
     else:
         content = read_text(text) if isinstance(text, Path) else text
-        rows = spread(windows(model.tokenizer, content, seq_len), max_windows)
+        rows = windows(model.tokenizer, content, seq_len, needed=1 + (leave_out[0] if leave_out else 0))
+        rows = spread(left_over(rows, *leave_out) if leave_out else rows, max_windows)
     model.check_tokens(rows)
     network = model.module(dtype=dtype, device=device)
     place = str(entrance(network, device))

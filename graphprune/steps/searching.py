@@ -99,7 +99,9 @@ class Judged:
     def told(self, calibration: Calibration) -> dict[str, Any]:
         """What it takes to measure something else in the same way."""
         texts = [str(path.absolute()) for path in self.texts or (calibration.text,) if path is not None]
-        return {"texts": texts, "seq_len": calibration.options["seq_len"], "max_windows": self.max_windows}
+        n, seed = calibration.options["n_samples"], calibration.options["seed"]
+        told = {"texts": texts, "seq_len": calibration.options["seq_len"], "max_windows": self.max_windows}
+        return told | {"leave_out": None if self.texts else [n, seed]}
 
     def judges(self, model: Model) -> dict[str, Judge]:
         """What else is measured of a candidate."""

@@ -144,14 +144,16 @@ def test_pruning_for_real_goes_about_it_as_the_masks_did_that_predictions_are_fr
     (folder / "pairs").mkdir()
     text = tmp_path / "theirs.txt"
     text.write_text("words", encoding="utf-8")
-    judged = {"texts": [str(tmp_path / "gone.txt"), str(text)], "seq_len": 128, "max_windows": 7}
+    judged: dict[str, Any] = {"texts": [str(tmp_path / "gone.txt"), str(text)], "seq_len": 128, "max_windows": 7}
+    judged["leave_out"] = [5, 3]
     calibrated = {"text": str(text), "n_samples": 5, "seq_len": 64, "seed": 3, "dtype": None}
     about = {"judged": judged, "calibrated": calibrated}
     (folder / "pairs" / "search.json").write_text(json.dumps(about), encoding="utf-8")
-    assert RunData(folder).judging() == Reading(text, 128, 7)
+    assert RunData(folder).judging() == Reading(text, 128, 7, leave_out=(5, 3))
     todo = commands(RunData(folder), PLAN.given({"compensation": "obs"}))
     for name in ("evaluate", "dense"):
-        assert todo[name][2:8] == ["--text", str(text), "--seq-len", "128", "--max-windows", "7"]
+        read = ["--text", str(text), "--seq-len", "128", "--max-windows", "7", "--leave-out", "5", "3"]
+        assert todo[name][2:11] == read
     read = ["--calibration", str(text), "--n-samples", "5", "--seq-len", "64", "--seed", "3"]
     assert todo["prune"][-8:] == read
     mine = tmp_path / "mine.txt"
@@ -179,7 +181,7 @@ def test_a_run_with_measured_masks_predicts_and_says_how_surely(data: RunData) -
     gone = sum(int((~mask.keep[f"neuron.{i}"]).sum()) for i in range(6))
     assert found.value == pytest.approx(np.exp(3 + gone / 1000), rel=0.05)
     assert found.low < found.value < found.high
-    assert found.reach is None
+    assert not found.beyond
     assert "on text, if pruned like the 40 masks it is from: wanda, compensation obs" in foretold(data, mask)[1]
     more = planned_mask(data, PLAN.given({"sparsity": 0.7}))
     assert "extrapolated, without an interval: those masks remove" in foretold(data, more)[1]

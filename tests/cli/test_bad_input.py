@@ -339,9 +339,16 @@ def test_a_cut_that_makes_no_sense(cli: Cli, run: Path, options: tuple[str, ...]
 
 
 @pytest.mark.parametrize(
-    "options", [("--max-windows", "0"), ("--batch-size", "0"), ("--seq-len", "1"), ("--device", "abacus")]
+    "options",
+    [
+        ("--max-windows", "0"),
+        ("--batch-size", "0"),
+        ("--seq-len", "1"),
+        ("--device", "abacus"),
+        ("--leave-out", "0", "3"),
+    ],
 )
-def test_an_evaluation_that_makes_no_sense(cli: Cli, options: tuple[str, str]) -> None:
+def test_an_evaluation_that_makes_no_sense(cli: Cli, options: tuple[str, ...]) -> None:
     cli("evaluate", "tiny", "--text", EVALUATION, *options).refused(options[1])
 
 

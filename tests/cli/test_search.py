@@ -66,7 +66,7 @@ def test_a_search_leaves_a_model_that_meets_the_budget_and_says_what_it_cost(
     quality = cli("evaluate", found["checkpoint"], "--text", EVALUATION, "--seq-len", 64, "--json").json
     assert 20 < quality["perplexity"] < 90
     about = json.loads(Path(found["pairs"]).with_suffix(".json").read_text())
-    assert about["judged"] == {"texts": [str(CALIBRATION)], "seq_len": 64, "max_windows": 4}
+    assert about["judged"] == {"texts": [str(CALIBRATION)], "seq_len": 64, "max_windows": 4, "leave_out": [16, 0]}
     assert about["calibrated"]["text"] == str(CALIBRATION)
     lines = Path(found["pairs"]).read_text().splitlines()
     assert (

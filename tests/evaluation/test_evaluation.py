@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from graphprune import Model, Scores, calibrate, evaluate, prune, score
-from graphprune.calibration.text import read_text, spread, windows
+from graphprune.calibration.text import read_text, sampled, spread, windows
 from graphprune.core.errors import InputError
 from graphprune.evaluation.evaluate import accuracy
 from graphprune.evaluation.masked import perplexity_of_masks
@@ -20,6 +20,7 @@ from graphprune.evaluation.perplexity import perplexity
 from graphprune.methods import Cut
 from graphprune.pruning import cut
 from tests import families
+from tests.cli.runner import CALIBRATION
 
 
 class Uniform:
@@ -79,6 +80,19 @@ def test_nothing_carries_over_from_one_window_to_the_next() -> None:
     model, rows = families.decoder("llama"), families.token_ids(4, 12)
     there, back = evaluate(model, rows).perplexity, evaluate(model, rows.flip(0)).perplexity
     assert back == pytest.approx(there, rel=1e-6)
+
+
+def test_what_calibration_has_read_is_left_out(tiny: Model) -> None:
+    rows = windows(tiny.tokenizer, read_text(CALIBRATION), 64)
+    read = {tuple(row) for row in sampled(rows, 16, 3).tolist()}
+    unseen = torch.stack([row for row in rows if tuple(row.tolist()) not in read])
+    report = evaluate(tiny, CALIBRATION, seq_len=64, leave_out=(16, 3))
+    assert report.windows == len(rows) - 16
+    assert report.perplexity == pytest.approx(perplexity(tiny.module(dtype=torch.float32), unseen), rel=1e-5)
+    few = evaluate(tiny, CALIBRATION, seq_len=64, leave_out=(16, 3), max_windows=2)
+    assert few.windows == 2
+    with pytest.raises(InputError, match="too short"):
+        evaluate(tiny, CALIBRATION, seq_len=64, leave_out=(len(rows), 3))
 
 
 def test_counts_parameters_once_and_zeros_not_at_all(tiny: Model) -> None:

@@ -336,14 +336,15 @@ def measured(data: RunData, state: State) -> Any:
         return dmc.Text("Nothing has been measured for this yet.", size="sm", className="quiet")
     report, model, mask = data.evaluation(state.mask), data.model(), data.mask(state.mask)
     stay = model.n_parameters - removed(model, mask, kinds_of(Cut(), model.units.kinds))["n_params_removed"]
-    rows = [["perplexity", f"{report['perplexity']:.2f}"], ["parameters that stay", f"{stay:,}"]]
+    predicted, interval = foretold(data, mask)
+    rows = [["perplexity, predicted", predicted if predicted == UNKNOWN else f"{predicted} ({interval})"]]
+    rows.append(["perplexity, measured", f"{report['perplexity']:.2f}"])
+    if DENSE in there:
+        rows.append(["perplexity, dense", f"{data.evaluation(DENSE)['perplexity']:.2f}"])
+    rows.append(["parameters that stay", f"{stay:,}"])
     if report["params"] > stay:
         rows.append(["parameters in the checkpoint, padded with zeros to equal widths", f"{report['params']:,}"])
     rows += [["checkpoint", f"{report['checkpoint_bytes'] / 1e6:.1f} MB"], ["tokens read", f"{report['tokens']:,}"]]
-    if DENSE in there:
-        rows.insert(0, ["perplexity, dense", f"{data.evaluation(DENSE)['perplexity']:.2f}"])
-    predicted, interval = foretold(data, mask)
-    rows.insert(0, ["perplexity, predicted", predicted if predicted == UNKNOWN else f"{predicted} ({interval})"])
     return table(("of", "value"), rows, label=f"{state.mask}; lower perplexity is better")
 
 

@@ -132,7 +132,7 @@ def run_server(
     for name in ("pandas", "sklearn"):  # Plotly looks into the first if anybody imports it, and mustn't find half of it
         with suppress(ImportError):
             import_module(name)
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it is no news that requests wait for others
+    logging.getLogger("waitress").setLevel(logging.ERROR)  # that requests wait, or are given up at the end, is no news
     underway = Underway(app.server)
     server = create_server(underway, host=host, port=port, threads=THREADS, connection_limit=1000, ident=None)
     announce(f"http://{host}:{port}/{f'?token={token}' if token else ''}")

@@ -20,6 +20,7 @@ from .views import TABLES, TEXTS, drawn
 
 Many = list[Any]
 ADDRESS = Input("url", "search")
+CHOSEN = Output("chosen", "data", allow_duplicate=True)  # fields that the browser writes into the address
 
 
 def _of(part: str, name: Any = MATCH) -> dict[str, Any]:
@@ -28,24 +29,6 @@ def _of(part: str, name: Any = MATCH) -> dict[str, Any]:
 
 def register(app: Dash, data: RunData) -> None:
     """Adds the callbacks to an application."""
-
-    def bind(search: str, values: Many, ids: list[dict[str, str]]) -> tuple[Any, Many]:
-        """Controls follow the address, and the address follows the control that was moved."""
-        try:
-            state = Shown.parse(search)
-        except GraphpruneError:  # the page says so
-            return no_update, [no_update] * len(ids)
-        seen = data.resolved(state)
-        told = {each["control"]: value for each, value in zip(ids, values, strict=True)}
-        if isinstance(ctx.triggered_id, dict):
-            moved = ctx.triggered_id["control"]
-            value = "" if told[moved] is None else told[moved]
-            if value == getattr(
-                seen, moved
-            ):  # a page has come; what waits for the address would be dropped on no_update
-                return search, [no_update] * len(ids)
-            return state.given({moved: value}).query(), [no_update] * len(ids)
-        return no_update, [_changed(getattr(seen, each["control"]), told[each["control"]]) for each in ids]
 
     def show(search: str, shown: str | None) -> tuple[Any, Any, Any, bool]:
         try:
@@ -72,16 +55,20 @@ def register(app: Dash, data: RunData) -> None:
         except GraphpruneError as error:
             return note(str(error), colour="yellow")
 
-    def click(_: Many, search: str) -> Any:
+    def click(_: Many) -> Any:
         point: dict[str, Any] = next((each["value"]["points"][0] for each in ctx.triggered if each["value"]), {})
         unit = point.get("customdata") or point.get("text")
         name = unit[0] if isinstance(unit, list) and unit else unit
-        return Shown.parse(search).given({"unit": name}).query() if isinstance(name, str) else no_update
+        return {"unit": name} if isinstance(name, str) else no_update
 
-    app.callback(
-        Output("url", "search"), Output({"control": ALL}, "value"), ADDRESS, Input({"control": ALL}, "value"),
-        State({"control": ALL}, "id"),
-    )(bind)  # fmt: skip
+    app.clientside_callback(
+        ClientsideFunction("graphprune", "bind"), Output("url", "search"), Output({"control": ALL}, "value"), ADDRESS,
+        Input({"control": ALL}, "value"), State({"control": ALL}, "id"), State("known", "data"),
+    )  # fmt: skip
+    app.clientside_callback(
+        ClientsideFunction("graphprune", "choose"), Output("url", "search", allow_duplicate=True),
+        Input("chosen", "data"), State("url", "search"), State("known", "data"), prevent_initial_call=True,
+    )  # fmt: skip
     app.callback(
         Output("page", "children"), Output("shown", "data"), Output("theme", "forceColorScheme"),
         Output("job", "hidden"), ADDRESS,
@@ -93,8 +80,7 @@ def register(app: Dash, data: RunData) -> None:
     )(draw)  # fmt: skip
     app.callback(Output(_of("text"), "children"), ADDRESS, State(_of("text"), "id"))(write)
     app.callback(
-        Output("url", "search", allow_duplicate=True), Input(_of("figure", ALL), "clickData"), State("url", "search"),
-        prevent_initial_call=True,
+        CHOSEN, Input(_of("figure", ALL), "clickData"), prevent_initial_call=True,
     )(click)  # fmt: skip
     _register_tables(app, data)
     _register_edits(app, data)
@@ -133,7 +119,7 @@ def _register_tables(app: Dash, data: RunData) -> None:
             return no_update
         state = data.resolved(Shown.parse(search))
         names = TABLES[ctx.triggered_id["name"]](data, state).names
-        return Shown.parse(search).given({names: rows[0][names]}).query()
+        return {names: rows[0][names]}
 
     app.callback(
         Output(_of("table"), "children"), Output(_of("table"), "data-key"), ADDRESS, State(_of("table"), "data-key"),
@@ -144,7 +130,7 @@ def _register_tables(app: Dash, data: RunData) -> None:
         State(_of("grid"), "id"),
     )(turn)  # fmt: skip
     app.callback(
-        Output("url", "search", allow_duplicate=True), Input(_of("grid", ALL), "selectedRows"), State("url", "search"),
+        CHOSEN, Input(_of("grid", ALL), "selectedRows"), State("url", "search"),
         prevent_initial_call=True,
     )(pick)  # fmt: skip
     app.clientside_callback(
@@ -166,18 +152,14 @@ def _register_edits(app: Dash, data: RunData) -> None:
         except GraphpruneError as error:
             return no_update, note(str(error), colour="yellow"), no_update
         kept = {"edited": changed.edited, "edit": ""}
-        return (
-            Shown.parse(search).given(kept).query(),
-            note(f"Kept in the run as {changed.edited}."),
-            edited_there(data),
-        )
+        return kept, note(f"Kept in the run as {changed.edited}."), edited_there(data)
 
     app.clientside_callback(
         ClientsideFunction("graphprune", "drawn"), Output("drawn", "data"),
         Input({"part": "figure", "name": "divided"}, "selectedData"), prevent_initial_call=True,
     )  # fmt: skip
     app.callback(
-        Output("url", "search", allow_duplicate=True), Output("edit-said", "children"),
+        CHOSEN, Output("edit-said", "children"),
         Output({"control": "edited"}, "data"),
         Input({"edit": ALL}, "n_clicks"), State("drawn", "data"), State("cut", "value"), State("url", "search"),
         prevent_initial_call=True,
@@ -199,10 +181,10 @@ def _register_job(app: Dash, data: RunData) -> None:
         except GraphpruneError as error:
             return no_update, f"Failed: {error}"
         progress((100.0, ""))
-        return Shown.parse(search).given({"mask": label(state)}).query(), f"Done: {label(state)}"
+        return {"mask": label(state)}, f"Done: {label(state)}"
 
     app.callback(
-        Output("url", "search", allow_duplicate=True), Output("stage", "children"), Input("prune", "n_clicks"),
+        CHOSEN, Output("stage", "children"), Input("prune", "n_clicks"),
         State("url", "search"), background=True, manager=DiskcacheManager(Cache(mkdtemp(prefix="graphprune-"))),
         running=[(Output("prune", "disabled"), True, False), (Output("cancel", "disabled"), False, True)],
         progress=[Output("progress", "value"), Output("stage", "children", allow_duplicate=True)],
@@ -212,7 +194,3 @@ def _register_job(app: Dash, data: RunData) -> None:
 
 def _tell(progress: Callable[[tuple[float, str]], None], i: int, n: int, part: float, said: str) -> None:
     progress((100 * (i + part) / n, said))
-
-
-def _changed(wanted: Any, there: Any) -> Any:
-    return no_update if wanted == there or (not wanted and there is None) else wanted

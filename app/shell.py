@@ -1,5 +1,6 @@
 """The frame around every page: name of the run, pages, what is selected, theme, copy link."""
 
+from dataclasses import asdict
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -19,6 +20,8 @@ def frame(data: RunData) -> Any:
             dcc.Location(id="url", refresh=False),
             dcc.Store(id="shown"),
             dcc.Store(id="drawn"),
+            dcc.Store(id="chosen"),
+            dcc.Store(id="known", data=known(data)),
             dmc.NotificationContainer(id="notes"),
             html.A("Skip to the page", href="#page", className="skip"),
             dmc.Container(
@@ -31,6 +34,11 @@ def frame(data: RunData) -> Any:
             ),
         ], id="theme", forceColorScheme="light", theme={"primaryColor": "blue"},
     )  # fmt: skip
+
+
+def known(data: RunData) -> dict[str, Any]:
+    """What the browser needs to write an address: every field's default, and the run's scores."""
+    return {"fields": asdict(State()), "scores": list(data.scores_there())}
 
 
 def _header(data: RunData) -> Any:

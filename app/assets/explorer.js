@@ -1,6 +1,53 @@
-// What only a browser can do: put the address on the clipboard, and save what is on the screen.
+// What only a browser can do: keep the address and the controls together without waiting for the server, put the
+// address on the clipboard, and save what is on the screen.
+
+// The address with some fields changed; a field that has its default isn't in it.
+function address(search, changes, fields) {
+  const asked = new URLSearchParams(search || "");
+  Object.entries(changes).forEach(([name, value]) => asked.set(name, value === null ? "" : value));
+  const kept = new URLSearchParams();
+  Object.entries(fields).forEach(([name, usual]) => {
+    const value = asked.get(name);
+    if (value !== null && !same(value, usual)) { kept.set(name, value); }
+  });
+  const query = kept.toString();
+  return query ? `?${query}` : "";
+}
+
+function same(value, other) {
+  return typeof other === "number" ? Number(value) === other : String(value === null ? "" : value) === String(other);
+}
+
+// What a field is: as the address says, else its default, where scores that aren't named are the run's first ones.
+function field(search, name, known) {
+  const usual = known.fields[name], said = new URLSearchParams(search || "").get(name);
+  if (typeof usual === "number") { return said === null || Number.isNaN(Number(said)) ? usual : Number(said); }
+  if (said || !["score", "against"].includes(name)) { return said === null ? usual : said; }
+  if (name === "score") { return known.scores[0] || ""; }
+  const score = field(search, "score", known);
+  return known.scores.find((each) => each !== score) || "";
+}
+
 window.dash_clientside = Object.assign({}, window.dash_clientside, {
   graphprune: {
+    // Controls follow the address, and the address follows the controls that were moved.
+    bind: function (search, values, ids, known) {
+      const nothing = window.dash_clientside.no_update, moved = {};
+      const triggered = window.dash_clientside.callback_context.triggered.map((each) => each.prop_id);
+      ids.forEach((id, i) => {
+        const isTold = triggered.includes(`${JSON.stringify(id)}.value`);
+        if (isTold && !same(values[i], field(search, id.control, known))) { moved[id.control] = values[i]; }
+      });
+      if (Object.keys(moved).length) { return [address(search, moved, known.fields), ids.map(() => nothing)]; }
+      // a page that has come moves nothing, and what waits for the address would be dropped on no_update
+      if (!triggered.includes("url.search")) { return [search, ids.map(() => nothing)]; }
+      const wanted = ids.map((id) => field(search, id.control, known));
+      return [nothing, wanted.map((value, i) => same(values[i], value) ? nothing : value)];
+    },
+    // Fields that the server has chosen; all others are as they have become in the meantime.
+    choose: function (chosen, search, known) {
+      return chosen ? address(search, chosen, known.fields) : window.dash_clientside.no_update;
+    },
     copy: async function (clicks) {
       if (!clicks) { return window.dash_clientside.no_update; }
       try {

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,14 @@ def opened(page: Page, address: str) -> None:
         return titles.length > 0 && titles.every((title) => title.textContent)
             && figures.length === titles.length && figures.every(isDrawn);
     }""")
+
+
+@contextmanager
+def visited(page: Page, folder: Path) -> Iterator[str]:
+    """A server of its own, which the page leaves before it ends."""
+    with served(folder) as address:
+        yield address
+        page.goto("about:blank")
 
 
 def draw_around(page: Page, name: str) -> None:
@@ -92,6 +102,16 @@ def test_a_selection_is_in_the_link_and_a_copied_link_shows_the_same(
     other.context.close()
 
 
+def test_two_controls_that_are_moved_at_once_are_both_in_the_address(page: Page, address: str) -> None:
+    opened(page, f"{address}?view=prune&score=magnitude")
+    page.evaluate("""() => {  // faster than any server answers
+        for (const label of ["neurons", "Dark"]) {
+            Array.from(document.querySelectorAll("label")).find((each) => each.textContent === label).click();
+        }
+    }""")
+    expect(page).to_have_url(f"{address}?view=prune&score=magnitude&units=neuron&theme=dark")
+
+
 def test_a_click_on_a_block_selects_it(page: Page, address: str) -> None:
     opened(page, address)
     box = page.locator(f"{ANATOMY} .barlayer .trace").nth(1).locator(".point path").nth(4).bounding_box()
@@ -151,7 +171,7 @@ def test_what_is_drawn_around_in_a_figure_goes_and_the_mask_is_kept_in_the_run(
     page: Page, run_folder: Path, tiny: Model, tmp_path: Path
 ) -> None:
     shutil.copytree(run_folder, tmp_path / "run")
-    with served(tmp_path / "run") as address:
+    with visited(page, tmp_path / "run") as address:
         opened(page, f"{address}?view=prune&score=wanda&against=magnitude&units=neuron&sparsity=0.2")
         page.get_by_role("button", name="Remove what is drawn around").click()
         expect(page.get_by_text("draw a box or a lasso around units in the figure first")).to_be_visible()
@@ -175,7 +195,7 @@ def test_the_slider_says_at_once_what_stays_and_the_same_is_then_pruned_for_real
     page: Page, run_folder: Path, tiny: Model, tmp_path: Path
 ) -> None:
     shutil.copytree(run_folder, tmp_path / "run")
-    with served(tmp_path / "run") as address:
+    with visited(page, tmp_path / "run") as address:
         opened(page, f"{address}?view=prune&score=magnitude&units=neuron&sparsity=0.24")
         expect(page.get_by_text(left(tiny, 0.24))).to_be_visible()
         page.get_by_role("slider").focus()
@@ -215,18 +235,18 @@ def left(model: Model, sparsity: float) -> str:
 def test_a_broken_and_a_missing_run_say_what_is_wrong(page: Page, run_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(run_folder, tmp_path / "broken")
     (tmp_path / "broken" / "manifest.json").write_text("{")
-    with served(tmp_path / "broken") as address:
+    with visited(page, tmp_path / "broken") as address:
         page.goto(address)
         expect(page.get_by_text("This run can't be shown")).to_be_visible()
         expect(page.get_by_text("manifest.json cannot be read as JSON")).to_be_visible()
-    with served(tmp_path / "missing") as address:
+    with visited(page, tmp_path / "missing") as address:
         page.goto(address)
         expect(page.get_by_text("there is no folder")).to_be_visible()
 
 
 def test_a_run_with_a_graph_alone_says_what_is_missing(page: Page, run_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(run_folder, tmp_path / "half", ignore=shutil.ignore_patterns("scores", "masks"))
-    with served(tmp_path / "half") as address:
+    with visited(page, tmp_path / "half") as address:
         page.goto(address)
         expect(page.get_by_text("No scores yet")).to_be_visible()
         expect(page.get_by_text("This run has no masks yet")).to_be_visible()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from tempfile import mkdtemp
+from time import time_ns
 from typing import Any
 
 from dash import ALL, MATCH, ClientsideFunction, Dash, DiskcacheManager, Input, Output, State, ctx, no_update
@@ -25,6 +26,11 @@ CHOSEN = Output("chosen", "data", allow_duplicate=True)  # fields that the brows
 
 def _of(part: str, name: Any = MATCH) -> dict[str, Any]:
     return {"part": part, "name": name}
+
+
+def _chosen(**fields: str) -> dict[str, Any]:
+    """Fields for the address, as news even if the same were chosen before and have been changed since."""
+    return {**fields, "when": time_ns()}
 
 
 def register(app: Dash, data: RunData) -> None:
@@ -59,7 +65,7 @@ def register(app: Dash, data: RunData) -> None:
         point: dict[str, Any] = next((each["value"]["points"][0] for each in ctx.triggered if each["value"]), {})
         unit = point.get("customdata") or point.get("text")
         name = unit[0] if isinstance(unit, list) and unit else unit
-        return {"unit": name} if isinstance(name, str) else no_update
+        return _chosen(unit=name) if isinstance(name, str) else no_update
 
     app.clientside_callback(
         ClientsideFunction("graphprune", "bind"), Output("url", "search"), Output({"control": ALL}, "value"), ADDRESS,
@@ -79,9 +85,7 @@ def register(app: Dash, data: RunData) -> None:
         State(_of("figure"), "id"),
     )(draw)  # fmt: skip
     app.callback(Output(_of("text"), "children"), ADDRESS, State(_of("text"), "id"))(write)
-    app.callback(
-        CHOSEN, Input(_of("figure", ALL), "clickData"), prevent_initial_call=True,
-    )(click)  # fmt: skip
+    app.callback(CHOSEN, Input(_of("figure", ALL), "clickData"), prevent_initial_call=True)(click)
     _register_tables(app, data)
     _register_edits(app, data)
     _register_job(app, data)
@@ -119,7 +123,7 @@ def _register_tables(app: Dash, data: RunData) -> None:
             return no_update
         state = data.resolved(Shown.parse(search))
         names = TABLES[ctx.triggered_id["name"]](data, state).names
-        return {names: rows[0][names]}
+        return _chosen(**{names: rows[0][names]})
 
     app.callback(
         Output(_of("table"), "children"), Output(_of("table"), "data-key"), ADDRESS, State(_of("table"), "data-key"),
@@ -151,7 +155,7 @@ def _register_edits(app: Dash, data: RunData) -> None:
             changed = changed_by_hand(data, state, ctx.triggered_id["edit"], drawn, cut_at)
         except GraphpruneError as error:
             return no_update, note(str(error), colour="yellow"), no_update
-        kept = {"edited": changed.edited, "edit": ""}
+        kept = _chosen(edited=changed.edited, edit="")
         return kept, note(f"Kept in the run as {changed.edited}."), edited_there(data)
 
     app.clientside_callback(
@@ -181,7 +185,7 @@ def _register_job(app: Dash, data: RunData) -> None:
         except GraphpruneError as error:
             return no_update, f"Failed: {error}"
         progress((100.0, ""))
-        return {"mask": label(state)}, f"Done: {label(state)}"
+        return _chosen(mask=label(state)), f"Done: {label(state)}"
 
     app.callback(
         CHOSEN, Output("stage", "children"), Input("prune", "n_clicks"),

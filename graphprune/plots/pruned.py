@@ -36,7 +36,7 @@ def removed(
     for label, mask in masks.items():
         if any(name not in mask.keep or mask.keep[name].shape != keep.shape for name, keep in _units(first).items()):
             raise ValueError(f"the mask {label!r} is of another model than {next(iter(masks))!r}")
-    names = list(_units(first))
+    names = sorted(_units(first), key=lambda name: int(name.split(".")[1]))  # files have head.10 before head.2
     panels = {kind: [name for name in names if name.startswith(f"{kind}.")] for kind in (HEAD, NEURON)}
     panels = {kind: groups for kind, groups in panels.items() if groups}
     figure = make_subplots(

@@ -24,6 +24,15 @@ def test_a_cell_is_the_share_of_a_block_that_goes() -> None:
     assert [note.text for note in figure.layout.annotations] == ["attention heads", "neurons"]
 
 
+def test_blocks_stand_in_order_however_a_file_sorts_their_names() -> None:
+    gone = torch.zeros(4, dtype=torch.bool)
+    keep = {f"neuron.{layer}": ~gone if layer else gone for layer in range(12)}
+    (neurons,) = removed({"one": Mask(dict(sorted(keep.items())))}).data
+    assert list(neurons.x) == list(range(12))
+    assert [list(row) for row in neurons.z] == [[1.0] + 11 * [0.0]]
+    assert list(neurons.customdata[0]) == [f"neuron.{layer}" for layer in range(12)]
+
+
 def test_masks_of_different_models_share_no_figure() -> None:
     with pytest.raises(ValueError, match="'other' is of another model than 'one'"):
         removed({"one": mask(), "other": mask(size=11)})

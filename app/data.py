@@ -307,7 +307,7 @@ class RunData:
         return found if isinstance(found, dict) else {}
 
     def documents(self, kind: str) -> dict[str, dict[str, Any]]:
-        """Everything in one of the run's folders of JSON: `evaluations`, `searches`, `predictions`, `comparisons`."""
+        """Everything in one of the run's folders of JSON: `evaluations`, `searches`, `predictions`."""
         return {name: read_json(self.folder / kind / f"{name}.json") for name in self._listed(kind, ".json")}
 
     def consequences(self) -> Consequences:

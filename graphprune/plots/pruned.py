@@ -36,7 +36,7 @@ def removed(
     for label, mask in masks.items():
         if any(name not in mask.keep or mask.keep[name].shape != keep.shape for name, keep in _units(first).items()):
             raise ValueError(f"the mask {label!r} is of another model than {next(iter(masks))!r}")
-    names = sorted(_units(first), key=lambda name: int(name.split(".")[1]))  # files have head.10 before head.2
+    names = sorted(_units(first), key=_layer)  # files have head.10 before head.2
     panels = {kind: [name for name in names if name.startswith(f"{kind}.")] for kind in (HEAD, NEURON)}
     panels = {kind: groups for kind, groups in panels.items() if groups}
     figure = make_subplots(
@@ -47,7 +47,7 @@ def removed(
         gone = [[int((~mask.keep[name]).sum()) for name in groups] for mask in masks.values()]
         sizes = [len(first.keep[name]) for name in groups]
         figure.add_trace(go.Heatmap(
-            x=[int(name.split(".")[1]) for name in groups], y=[*masks], coloraxis="coloraxis", xgap=1, ygap=1,
+            x=[_layer(name) for name in groups], y=[*masks], coloraxis="coloraxis", xgap=1, ygap=1,
             z=[[count / size for count, size in zip(row, sizes, strict=True)] for row in gone],
             text=[[f"{count:,} of {size:,}" for count, size in zip(row, sizes, strict=True)] for row in gone],
             customdata=[groups] * len(masks),
@@ -59,6 +59,10 @@ def removed(
     scale = {"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": colour_bar("removed", tickformat=".0%")}
     note = f"{len(masks)} mask{'s' * (len(masks) > 1)}; a cell is the share of a block's units that goes"
     return styled(figure, title, note, height=max(200 + 34 * len(masks), 260), coloraxis=scale)
+
+
+def _layer(name: str) -> int:
+    return int(name.split(".")[1])
 
 
 def _units(mask: Mask) -> dict[str, torch.Tensor]:

@@ -24,7 +24,7 @@ from graphprune.prediction.regressors import REGRESSORS, Features, Regressor
 DEFAULT = "both"
 FOLDS, REPEATS = 10, 5
 STEP = 0.1
-NEAR = 0.01
+NEAR = 0.01  # of the prunable parameters: how far beyond the pairs a candidate may lie and not be extrapolated
 FLAT = 1e-6  # of the steepest slope: what a group's is at least, whose units would all tie otherwise
 
 
